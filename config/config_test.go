@@ -159,27 +159,33 @@ func TestBadSourcesAreNamedWithPlaceKeyAndRemedy(t *testing.T) {
 		{"queue smaller than a value", "storage:\n  max_pending_bytes: 1MiB\n", Sources{}, []string{"erlmcp.yaml:2: storage.max_pending_bytes: 1MiB is less than storage.max_value_bytes (16MiB)"}},
 		{"one address twice", "server:\n  metrics_listen: 127.0.0.1:8080\n", Sources{}, []string{"erlmcp.yaml:2: server.metrics_listen: 127.0.0.1:8080 is also server.listen"}},
 		{
-			"unknown variable", "", Sources{Environ: []string{"ERLMCP_SERVER_LISTN=x"}},
+			"unknown variable", "",
+			Sources{Environ: []string{"ERLMCP_SERVER_LISTN=x"}},
 			[]string{"environment ERLMCP_SERVER_LISTN: unknown variable; did you mean ERLMCP_SERVER_LISTEN?"},
 		},
 		{
-			"bad variable", "", Sources{Environ: []string{"ERLMCP_LOG_LEVEL=loud"}},
+			"bad variable", "",
+			Sources{Environ: []string{"ERLMCP_LOG_LEVEL=loud"}},
 			[]string{`environment ERLMCP_LOG_LEVEL: log.level: "loud" is not one of`},
 		},
 		{
-			"bad flag", "", Sources{Flags: []Assignment{{Flag: "--listen", Key: "server.listen", Value: "nope"}}},
+			"bad flag", "",
+			Sources{Flags: []Assignment{{Flag: "--listen", Key: "server.listen", Value: "nope"}}},
 			[]string{`flag --listen: server.listen: "nope" is not an address`},
 		},
 		{
-			"unknown key by flag", "", Sources{Flags: []Assignment{{Flag: "--set", Key: "log.levle", Value: "info"}}},
+			"unknown key by flag", "",
+			Sources{Flags: []Assignment{{Flag: "--set", Key: "log.levle", Value: "info"}}},
 			[]string{`flag --set: log.levle: unknown key; did you mean log.level?`},
 		},
 		{
-			"group by flag", "", Sources{Flags: []Assignment{{Flag: "--set", Key: "log", Value: "info"}}},
+			"group by flag", "",
+			Sources{Flags: []Assignment{{Flag: "--set", Key: "log", Value: "info"}}},
 			[]string{`flag --set: log: is a group of settings, not a setting`},
 		},
 		{
-			"all problems at once", "log:\n  level: loud\nserver:\n  lisen: x\n", Sources{Environ: []string{"ERLMCP_LOG_FORMAT=xml"}},
+			"all problems at once", "log:\n  level: loud\nserver:\n  lisen: x\n",
+			Sources{Environ: []string{"ERLMCP_LOG_FORMAT=xml"}},
 			[]string{"erlmcp.yaml:2: log.level", "erlmcp.yaml:4: server.lisen", "environment ERLMCP_LOG_FORMAT"},
 		},
 	} {
@@ -213,8 +219,11 @@ func TestMissingAndUnreadableFilesAreErrors(t *testing.T) {
 
 func TestEnvironmentMayNameTheFile(t *testing.T) {
 	c, err := Load(Sources{
-		Environ:  append([]string{"ERLMCP_CONFIG=/etc/erlmcp.yaml"}, home...),
-		ReadFile: func(path string) ([]byte, error) { require.Equal(t, "/etc/erlmcp.yaml", path); return []byte("data_dir: /srv"), nil },
+		Environ: append([]string{"ERLMCP_CONFIG=/etc/erlmcp.yaml"}, home...),
+		ReadFile: func(path string) ([]byte, error) {
+			require.Equal(t, "/etc/erlmcp.yaml", path)
+			return []byte("data_dir: /srv"), nil
+		},
 	})
 	require.NoError(t, err)
 	require.Equal(t, "/srv", c.DataDir)

@@ -13,8 +13,16 @@ var units = []struct {
 	name string
 	n    int64
 }{
-	{"TiB", tib}, {"GiB", gib}, {"MiB", mib}, {"KiB", kib},
-	{"TB", 1e12}, {"GB", 1e9}, {"MB", 1e6}, {"KB", 1e3}, {"kB", 1e3}, {"B", 1},
+	{"TiB", tib},
+	{"GiB", gib},
+	{"MiB", mib},
+	{"KiB", kib},
+	{"TB", 1e12},
+	{"GB", 1e9},
+	{"MB", 1e6},
+	{"KB", 1e3},
+	{"kB", 1e3},
+	{"B", 1},
 }
 
 // parseSize reads a number of bytes: "1048576", "64MiB", "64 MiB", "1.5GiB", "500MB".
