@@ -1,0 +1,89 @@
+# erlmcp: everything is done from here. `make serve` and `make test` need nothing but git, Go and make.
+#
+#   make serve        build, then run a server on ./data
+#   make test         everything that must hold before a change is merged (lint, then all tests)
+#   make help         the other targets
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+GO      ?= go
+BIN     := $(CURDIR)/bin
+TOOLS   := $(BIN)/tools
+MODULE  := github.com/erlmcp/erlmcp
+DATA    ?= $(CURDIR)/data
+PREFIX  ?= $(or $(shell $(GO) env GOBIN),$(shell $(GO) env GOPATH)/bin)
+
+# A clone without tags is "dev-<commit>", a tree that is not a git clone is "dev".
+VERSION := $(shell git describe --tags --dirty 2>/dev/null || { c=$$(git rev-parse --short HEAD 2>/dev/null) && echo dev-$$c; } || echo dev)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
+LDFLAGS := -s -w -X $(MODULE)/internal/version.stamp=$(VERSION) -X $(MODULE)/internal/version.commit=$(COMMIT)
+
+# Pinned: a check that changes under us is not a check.
+GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
+
+# The race detector needs a C compiler. Without one the tests still run, and say what was left out; in CI that is an error.
+HAVE_CC := $(shell command -v $${CC:-gcc} >/dev/null 2>&1 && echo yes)
+RACE    := $(if $(HAVE_CC),-race,)
+
+TESTFLAGS ?=
+FUZZTIME  ?= 30s
+
+.PHONY: help build serve test lint fuzz crash corruption soak bench bench-wal install clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-11s %s\n' "$$t" "$$d"; done
+
+build: ## build the static binaries into ./bin
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+serve: build ## run a server on ./data (DATA=dir for another place, ARGS=... for more flags)
+	@exec $(BIN)/erlmcp serve --data '$(DATA)' $(ARGS)
+
+test: lint ## lint, then all tests with the race detector
+ifeq ($(RACE),)
+	@echo "NOTE: no C compiler found, so the tests run WITHOUT the race detector (install gcc to have it)." >&2
+	@if [ -n "$${CI:-}" ]; then echo "In CI that is not acceptable." >&2; exit 1; fi
+endif
+	$(GO) test $(RACE) -timeout 15m $(TESTFLAGS) ./...
+
+lint: $(TOOLS)/gofumpt $(TOOLS)/staticcheck $(TOOLS)/govulncheck ## formatting, vet, staticcheck, known vulnerabilities
+	@echo "gofumpt"; unformatted=$$(git ls-files --cached --others --exclude-standard -- '*.go' 2>/dev/null | { grep -v /testdata/ || true; } | while read -r f; do [ -f "$$f" ] && echo "$$f"; done | xargs -r $(TOOLS)/gofumpt -l); \
+	  if [ -n "$$unformatted" ]; then echo "not formatted (run $(TOOLS)/gofumpt -w):"; echo "$$unformatted"; exit 1; fi
+	@echo "go vet"; $(GO) vet ./...
+	@echo "staticcheck"; $(TOOLS)/staticcheck ./...
+	@echo "govulncheck"; $(govulncheck)
+
+# Exit code 0: nothing found; 3: vulnerabilities that the program reaches; anything else: the check did not take place. Then
+# the output says why, and a database out of reach (an offline machine) is reported loudly without failing the build.
+define govulncheck
+code=0; out=$$($(TOOLS)/govulncheck ./... 2>&1) || code=$$?; \
+if [ $$code -eq 0 ]; then echo "$$out" | tail -n 1; \
+elif [ $$code -ne 3 ] && echo "$$out" | grep -qiE 'vuln\.go\.dev|dial tcp|lookup .*: |no such host|proxyconnect|forbidden|timeout'; then \
+  printf '%s\n' "WARNING: govulncheck could not reach the vulnerability database; known vulnerabilities were NOT checked:" "$$(echo "$$out" | tail -n 1)" >&2; \
+else echo "$$out"; exit 1; fi
+endef
+
+$(TOOLS)/gofumpt $(TOOLS)/staticcheck $(TOOLS)/govulncheck: Makefile
+	@mkdir -p $(TOOLS)
+	GOBIN=$(TOOLS) $(GO) install $(if $(findstring gofumpt,$@),$(GOFUMPT),$(if $(findstring staticcheck,$@),$(STATICCHECK),$(GOVULNCHECK)))
+	@touch $@
+
+fuzz: ## every fuzz target for FUZZTIME (30s) each
+	@for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "== $$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; \
+	done
+
+install: build ## copy the binaries to GOBIN (PREFIX=dir for another place)
+	@mkdir -p '$(PREFIX)'
+	install -m 0755 $(BIN)/erlmcp $(BIN)/tcpsdump '$(PREFIX)/'
+
+clean: ## remove what was built; ./data stays
+	rm -rf $(BIN) coverage.out
