@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/pprof"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// cell is one measurement, as the parent hands it to a child.
+type cell struct {
+	Kind        string // key of kinds
+	Engine      string
+	Dir         string
+	Size        int // payload bytes
+	Writers     int
+	Warmup      time.Duration
+	Duration    time.Duration
+	Seed        uint64
+	Entries     int // to write, or to expect
+	Batch       int // entries per sync when filling
+	SegmentSize int
+	Reads       bool   // read before each write, in the same transaction
+	Profile     string // write a CPU profile there
+}
+
+// outcome is what a child found. Err is set when the engine itself reported an
+// error, which some cells are made to provoke.
+type outcome struct {
+	Rate          float64
+	P50, P99, Max time.Duration
+	PerSync       float64 // entries per sync, 0 when the engine does not tell
+	Open, Read    time.Duration
+	Fill          time.Duration
+	Entries       int
+	Wrong         int // entries with other bytes than were acknowledged
+	FirstWrong    int
+	Err           string
+	Crashed       bool // the child died without an answer
+	DiskMB        float64
+}
+
+// kinds are the things a child can do.
+var kinds = map[string]func(cell) (outcome, error){
+	"wal":    walCell,
+	"engine": engineCell,
+	"fill":   fillCell,
+	"replay": replayCell,
+}
+
+// runChild does the one cell on stdin and answers on stdout.
+func runChild([]string) error {
+	var c cell
+	if err := json.NewDecoder(os.Stdin).Decode(&c); err != nil {
+		return fmt.Errorf("child: %w", err)
+	}
+	do := kinds[c.Kind]
+	if do == nil {
+		return fmt.Errorf("child: no kind %q", c.Kind)
+	}
+	if c.Profile != "" {
+		f, err := os.Create(c.Profile)
+		if err != nil {
+			return err
+		}
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+	}
+	o, err := do(c)
+	pprof.StopCPUProfile()
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", c.Kind, c.Engine, err)
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(o); err != nil {
+		return err
+	}
+	if c.Kind == "fill" { // a crash right after the last acknowledgement
+		return syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	}
+	return nil
+}
+
+// start runs c in a fresh process. A child which died without an answer is an
+// error, except when crashed says that this is an answer too.
+func start(c cell) (outcome, error) {
+	unix.Sync() // what others left dirty is not this cell's burden
+	exe, err := os.Executable()
+	if err != nil {
+		return outcome{}, err
+	}
+	in, err := json.Marshal(c)
+	if err != nil {
+		return outcome{}, err
+	}
+	var out, errs bytes.Buffer
+	cmd := exec.Command(exe, "child")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(in), &out, &errs
+	runErr := cmd.Run()
+	var o outcome
+	if err := json.NewDecoder(&out).Decode(&o); err != nil {
+		o.Crashed = true
+		o.Err = lastLine(errs.Bytes())
+		if runErr == nil {
+			runErr = err
+		}
+		return o, fmt.Errorf("%s %s: %w: %s", c.Kind, c.Engine, runErr, errs.String())
+	}
+	return o, nil
+}
+
+// lastLine of a panic or error text is enough for a table.
+func lastLine(b []byte) string {
+	line, _, _ := bytes.Cut(bytes.TrimSpace(b), []byte("\n"))
+	return string(line)
+}
+
+// usedMB is what a directory occupies on disk.
+func usedMB(dir string) (float64, error) {
+	var blocks int64
+	err := filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
+		if err != nil {
+			return ignoreGone(err)
+		}
+		info, err := d.Info()
+		if err != nil {
+			return ignoreGone(err)
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && !d.IsDir() {
+			blocks += st.Blocks
+		}
+		return nil
+	})
+	return float64(blocks) * 512 / (1 << 20), err
+}
+
+// ignoreGone lets a live log rename and delete files under the walk.
+func ignoreGone(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// copyTree copies a flat or nested directory of plain files.
+func copyTree(from, to string) error {
+	return filepath.WalkDir(from, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return os.MkdirAll(filepath.Join(to, rel), 0o755)
+		}
+		return copyFile(path, filepath.Join(to, rel))
+	})
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}

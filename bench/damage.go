@@ -1,0 +1,8 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+)
+
+func runDamage(args []string) error { return errors.New(fmt.Sprint("unexpected ", args)) }
