@@ -130,29 +130,6 @@ func (c *content) bytes() []byte {
 	return p
 }
 
-// equal reports whether both contents hold the same bytes.
-func (c *content) equal(d *content) bool {
-	if c.size != d.size {
-		return false
-	}
-	for i := range c.pages {
-		if c.pages[i] == d.pages[i] {
-			continue
-		}
-		a, b := &zeroPage, &zeroPage
-		if c.pages[i] != nil {
-			a = &c.pages[i].data
-		}
-		if d.pages[i] != nil {
-			b = &d.pages[i].data
-		}
-		if !bytes.Equal(a[:], b[:]) {
-			return false
-		}
-	}
-	return true
-}
-
 var zeroPage [pageSize]byte
 
 // allZero reports whether p holds only zeros.

@@ -92,6 +92,16 @@ func (d *Disk) Crash(p Policy, seed uint64) *Disk {
 	return c.Crash(p, seed)
 }
 
+// Restart returns the disk as a new process finds it after the old one was
+// killed here while the machine lives on: what was unsynced still is, and a
+// power loss may still take it. The new disk records, and its trace starts with
+// the operations of the first life.
+func (c *Cursor) Restart(seed uint64) *Disk {
+	d := newDisk(c.st.clone(), Options{Seed: seed})
+	d.base, d.ops = c.trace.base.freshClone(), slices.Clone(c.trace.ops[:c.n])
+	return d
+}
+
 // Crash builds a crash image at the cursor. The same position, policy and seed
 // give the same image. The image is a working disk with nothing unsynced.
 func (c *Cursor) Crash(p Policy, seed uint64) *Disk {

@@ -229,6 +229,28 @@ func TestCrashImagesDoNotShareWrites(t *testing.T) {
 	require.Equal(t, "IMAGE", string(read(t, img, "/x")[10:15]))
 }
 
+// TestKilledProcessLeavesItsWritesUnsynced: a restart sees everything, and a
+// power loss in the second life can still take what the first never synced.
+func TestKilledProcessLeavesItsWritesUnsynced(t *testing.T) {
+	d := simdisk.New(simdisk.Options{Record: true})
+	f := durable(t, d, "/x", []byte("synced "))
+	_, err := f.Write([]byte("cached"))
+	require.NoError(t, err)
+	c := d.Trace().Cursor()
+	c.Seek(d.Ops())
+	require.Equal(t, 1, c.Unsynced())
+	second := c.Restart(1)
+	require.Equal(t, "synced cached", string(read(t, second, "/x")))
+	require.Equal(t, d.Ops(), second.Ops())
+	require.Equal(t, "synced ", string(read(t, second.Crash(lost, 1), "/x")))
+	g, err := second.OpenReadWrite("/x", cat)
+	require.NoError(t, err)
+	require.NoError(t, g.Sync())
+	tr := second.Trace()
+	require.Equal(t, "synced ", string(read(t, tr.CrashAt(d.Ops(), lost, 1), "/x")))
+	require.Equal(t, "synced cached", string(read(t, tr.CrashAt(tr.Len(), lost, 1), "/x")))
+}
+
 // TestPebbleSurvivesOnThisDisk runs a database with its own log on the disk:
 // synced batches are there after a crash at every operation. It shows that the
 // model is a disk that a sound database can live on.
@@ -278,5 +300,3 @@ func (quiet) Errorf(string, ...any) {}
 func (quiet) Fatalf(format string, args ...any) {
 	panic(fmt.Sprintf(format, args...))
 }
-
-var _ io.Closer = vfs.File(nil)
