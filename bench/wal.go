@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/erlmcp/erlmcp/bench/load"
 	"github.com/erlmcp/erlmcp/bench/logs"
 	"github.com/erlmcp/erlmcp/bench/report"
@@ -95,6 +97,7 @@ func (c *common) sweep(kind string, names []string, g grid, change func(*cell)) 
 					if change != nil {
 						change(&one)
 					}
+					unix.Sync() // what others left dirty is not this cell's burden
 					o, err := start(one)
 					if err != nil {
 						return nil, err
@@ -165,7 +168,7 @@ func (r results) best(names []string, size, writers int) (name string, rate floa
 }
 
 func runWAL(args []string) error {
-	c := newCommon("wal", logs.Names(), 3, args)
+	c := newCommon("wal", logs.Names(func(e logs.Engine) bool { return !e.Store }), 3, args)
 	var a axes
 	a.register(c, "128,1024,16384")
 	cleanup, err := c.parse()

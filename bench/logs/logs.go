@@ -38,6 +38,8 @@ type Engine struct {
 	// Segmented tells that the log is made of files which can be taken away or
 	// swapped one by one.
 	Segmented bool
+	// Store tells that it is a key-value store used as a log.
+	Store bool
 	// Peer tells that the engine is somebody else's product, so that it counts
 	// for "best peer".
 	Peer bool
@@ -50,6 +52,8 @@ var engines = []Engine{
 	{Name: "etcd", Open: openEtcd, Segmented: true, Peer: true, Note: "etcd server/v3 storage/wal Save behind the shared group commit"},
 	{Name: "pebble", Open: openPebble, Peer: true, Note: "Pebble Batch.Commit(Sync), its own group commit; 64 MiB memtable, no compactions"},
 	{Name: "tidwall", Open: openTidwall, Segmented: true, Peer: true, Note: "tidwall/wal WriteBatch behind the shared group commit"},
+	{Name: "bbolt", Open: openBolt, Store: true, Note: "bbolt, one Update per sync"},
+	{Name: "badger", Open: openBadger, Store: true, Note: "badger v4, SyncWrites"},
 }
 
 // All returns every engine in table order.
@@ -62,18 +66,20 @@ func Pick(names []string) ([]Engine, error) {
 	for _, name := range names {
 		i := slices.IndexFunc(engines, func(e Engine) bool { return e.Name == name })
 		if i < 0 {
-			return nil, fmt.Errorf("no log named %q; have %s", name, strings.Join(Names(), ", "))
+			return nil, fmt.Errorf("no log named %q; have %s", name, strings.Join(Names(nil), ", "))
 		}
 		picked = append(picked, engines[i])
 	}
 	return picked, nil
 }
 
-// Names lists every engine in table order.
-func Names() []string {
+// Names lists the engines which which accepts, in table order; nil accepts all.
+func Names(which func(Engine) bool) []string {
 	var names []string
 	for _, e := range engines {
-		names = append(names, e.Name)
+		if which == nil || which(e) {
+			names = append(names, e.Name)
+		}
 	}
 	return names
 }

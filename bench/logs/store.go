@@ -19,6 +19,14 @@ func openPebble(dir string, _ Options) (Log, error) {
 	return asLog(stores.OpenPebble(dir, stores.Options{LogOnly: true}))
 }
 
+func openBolt(dir string, _ Options) (Log, error) {
+	return asLog(stores.OpenBolt(dir, stores.Options{LogOnly: true}))
+}
+
+func openBadger(dir string, _ Options) (Log, error) {
+	return asLog(stores.OpenBadger(dir, stores.Options{LogOnly: true}))
+}
+
 func asLog(s stores.Store, err error) (Log, error) {
 	if err != nil {
 		return nil, err

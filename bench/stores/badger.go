@@ -7,8 +7,8 @@ import (
 
 type badgerStore struct{ db *badger.DB }
 
-// openBadger turns compression off: the values are random, so it could only lose.
-func openBadger(dir string, _ Options) (Store, error) {
+// OpenBadger opens badger with SyncWrites. It turns compression off: the values are random, so it could only lose.
+func OpenBadger(dir string, _ Options) (Store, error) {
 	o := badger.DefaultOptions(dir).WithSyncWrites(true).WithLogger(nil).
 		WithCompression(options.None).WithMemTableSize(memTable)
 	db, err := badger.Open(o)

@@ -14,7 +14,8 @@ type boltStore struct {
 	batch bool
 }
 
-func openBolt(dir string, _ Options) (Store, error)      { return newBolt(dir, false) }
+// OpenBolt opens bbolt with one transaction and one sync per Put.
+func OpenBolt(dir string, _ Options) (Store, error)      { return newBolt(dir, false) }
 func openBoltBatch(dir string, _ Options) (Store, error) { return newBolt(dir, true) }
 
 // newBolt opens bbolt as etcd does: the free list is a map and is not synced.

@@ -39,9 +39,9 @@ type Engine struct {
 
 var engines = []Engine{
 	{Name: "pebble", Open: OpenPebble, Peer: true, Note: "Batch.Set, Commit(Sync); no isolation, no conflict check"},
-	{Name: "bbolt", Open: openBolt, Peer: true, Note: "Update: one transaction and one sync per write"},
+	{Name: "bbolt", Open: OpenBolt, Peer: true, Note: "Update: one transaction and one sync per write"},
 	{Name: "bbolt-batch", Open: openBoltBatch, Peer: true, Note: "Batch: concurrent writes share a transaction, up to 10 ms of waiting"},
-	{Name: "badger", Open: openBadger, Peer: true, Note: "Update with SyncWrites, no compression"},
+	{Name: "badger", Open: OpenBadger, Peer: true, Note: "Update with SyncWrites, no compression"},
 }
 
 // Pick returns the named engines in the given order; an unknown name is an
