@@ -48,6 +48,8 @@ type Engine struct {
 var engines = []Engine{
 	{Name: "raw", Open: openRaw, Note: "one zeroed 64 MiB file written round and round; group commit, pwrite, fdatasync; no checksum, no index"},
 	{Name: "raw-seg", Open: openRawSegments, Note: "raw over fresh 64 MiB segments, zeroed in the background as it goes; nothing is reused"},
+	{Name: "erlmcp", Open: openOurs, Segmented: true, Note: "our log below a store: entries more than one segment old are given up, so segments are recycled"},
+	{Name: "erlmcp-grow", Open: openOursGrowing, Segmented: true, Note: "our log when nothing is ever given up: every segment has to be zeroed first, as in raw-seg"},
 	{Name: "raft-wal", Open: openRaftWAL, Segmented: true, Peer: true, Note: "hashicorp/raft-wal StoreLogs behind the shared group commit"},
 	{Name: "etcd", Open: openEtcd, Segmented: true, Peer: true, Note: "etcd server/v3 storage/wal Save behind the shared group commit"},
 	{Name: "pebble", Open: openPebble, Peer: true, Note: "Pebble Batch.Commit(Sync), its own group commit; 64 MiB memtable, no compactions"},
