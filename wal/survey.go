@@ -1,0 +1,482 @@
+package wal
+
+import (
+	"crypto/cipher"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/cockroachdb/errors/oserror"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+const (
+	identityName  = "LOG"
+	segmentSuffix = ".seg"
+	tempName      = "prepare.tmp"
+	spareSuffix   = ".spare"
+)
+
+func segmentName(id uint64) string { return fmt.Sprintf("%016x%s", id, segmentSuffix) }
+
+func parseSegmentName(name string) (id uint64, ok bool) {
+	hex, found := strings.CutSuffix(name, segmentSuffix)
+	if !found || len(hex) != 16 || strings.ToLower(hex) != hex {
+		return 0, false
+	}
+	id, err := strconv.ParseUint(hex, 16, 64)
+	return id, err == nil && id > 0
+}
+
+// A survey is everything a look at the log's directory tells, before anybody
+// decides what to do about it. Open, Verify and Inspect share it.
+type survey struct {
+	fs   vfs.FS
+	dir  string
+	key  []byte
+	keep bool // keep the segment files open
+
+	exists   bool // there is something of a log here
+	identity identity
+	idOK     bool // LOG was read and valid
+	spares   []string
+	unknown  []string
+
+	files []*segmentFile // ascending id; all *.seg
+	// used is the run of consecutive segments with a header that ends at the
+	// newest one.
+	used []*segmentFile
+	// next is the segment after the newest used one, without a header: either
+	// prepared and never used, or used and damaged.
+	next *segmentFile
+
+	start logStart
+	metas map[string][]byte
+	// Findings about files, not about the bytes of batches.
+	findings []Finding
+}
+
+// A segmentFile is one *.seg file and what scanning it found.
+type segmentFile struct {
+	id     uint64
+	name   string
+	file   vfs.File
+	size   int64
+	header segmentHeader
+	// copies holds which of the two header copies are valid.
+	copies [2]bool
+	seed   uint32
+	aead   cipher.AEAD
+
+	first    position // at the first batch
+	end      position // behind the last valid batch
+	stop     error    // why no batch was read at end; *badBatch or nil
+	tail     tailState
+	proof    *evidence
+	batches  []batchRef
+	offsets  []uint32 // record offset of every entry, plain logs only
+	controls []controlEvent
+	records  uint64
+	entries  uint64
+	footer   *segmentFooter
+	footerOK bool // footer and its body agree with the batches
+	jump     bool // a NEXT record allows the first index to differ
+}
+
+type controlEvent struct {
+	op   byte
+	data []byte
+}
+
+// opaque: the records cannot be read for want of the key.
+func (f *segmentFile) opaque() bool { return f.header.flags&flagEncrypted != 0 && f.aead == nil }
+
+func (f *segmentFile) hasHeader() bool { return f.copies[0] || f.copies[1] }
+
+func (s *survey) add(f Finding) { s.findings = append(s.findings, f) }
+
+// list reads the directory, the identity and all segment headers.
+func (s *survey) list() error {
+	names, err := s.fs.List(s.dir)
+	if oserror.IsNotExist(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("wal: list %s: %w", s.dir, err)
+	}
+	slices.Sort(names)
+	sawIdentity := false
+	for _, name := range names {
+		id, isSegment := parseSegmentName(name)
+		switch {
+		case isSegment:
+			s.files = append(s.files, &segmentFile{id: id, name: name})
+		case name == identityName:
+			sawIdentity = true
+		case name == tempName || strings.HasSuffix(name, spareSuffix) || name == identityName+".tmp":
+			s.spares = append(s.spares, name)
+		default:
+			s.unknown = append(s.unknown, name)
+		}
+	}
+	slices.SortFunc(s.files, func(a, b *segmentFile) int { return compareUint(a.id, b.id) })
+	s.exists = sawIdentity || len(s.files) > 0
+	if sawIdentity {
+		if err := s.readIdentity(); err != nil {
+			return err
+		}
+	}
+	for _, f := range s.files {
+		if err := s.readHeader(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func compareUint(a, b uint64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+func (s *survey) readIdentity() error {
+	b, err := readFile(s.fs, s.fs.PathJoin(s.dir, identityName), identitySize+1)
+	if err != nil {
+		return err
+	}
+	id, version, err := decodeIdentity(b)
+	if err != nil {
+		return nil // judged in resolveIdentity
+	}
+	if version != formatVersion {
+		return fmt.Errorf("%w: log has version %d, this software reads %d", ErrVersion, version, formatVersion)
+	}
+	s.identity, s.idOK = id, true
+	return nil
+}
+
+func (s *survey) readHeader(f *segmentFile) (err error) {
+	path := s.fs.PathJoin(s.dir, f.name)
+	if s.keep {
+		f.file, err = s.fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
+	} else {
+		f.file, err = s.fs.Open(path)
+	}
+	if err != nil {
+		return fmt.Errorf("wal: open segment: %w", err)
+	}
+	info, err := f.file.Stat()
+	if err != nil {
+		return fmt.Errorf("wal: stat segment: %w", err)
+	}
+	f.size = info.Size()
+	var page [dataStart]byte
+	if n, err := f.file.ReadAt(page[:], 0); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("wal: read header of %s: %w", f.name, err)
+	} else if n < len(page) {
+		clear(page[n:])
+	}
+	for i, off := range []int{0, headerCopy} {
+		h, err := decodeSegmentHeader(page[off:])
+		if errors.Is(err, ErrVersion) {
+			return fmt.Errorf("%w: segment %s", err, f.name)
+		}
+		if err != nil {
+			continue
+		}
+		f.copies[i] = true
+		f.header = h
+	}
+	return nil
+}
+
+func readFile(fs vfs.FS, path string, limit int) ([]byte, error) {
+	f, err := fs.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("wal: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // read only
+	b := make([]byte, limit)
+	n, err := f.ReadAt(b, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("wal: read %s: %w", path, err)
+	}
+	return b[:n], nil
+}
+
+// resolve finds out which segments form the log and checks names and sizes.
+func (s *survey) resolve() {
+	s.resolveIdentity()
+	newest := -1
+	for i, f := range s.files {
+		if f.hasHeader() {
+			newest = i
+		}
+	}
+	if newest < 0 {
+		if len(s.files) > 0 && s.files[0].id == 1 {
+			s.next = s.files[0]
+		}
+		return
+	}
+	low := newest
+	for low > 0 && s.files[low-1].id+1 == s.files[low].id {
+		low--
+	}
+	s.used = s.files[low : newest+1]
+	if newest+1 < len(s.files) && s.files[newest+1].id == s.files[newest].id+1 {
+		s.next = s.files[newest+1]
+	}
+}
+
+// resolveIdentity falls back to the segment headers, which all carry the
+// log's id, when LOG is missing or damaged.
+func (s *survey) resolveIdentity() {
+	if s.idOK || len(s.files) == 0 {
+		return
+	}
+	for _, f := range s.files {
+		if !f.hasHeader() {
+			continue
+		}
+		s.identity = identity{
+			logID: f.header.logID, flags: f.header.flags, segmentSize: f.header.segmentSize,
+			createdMs: f.header.createdMs, keyCheck: f.header.keyCheck,
+		}
+		s.add(Finding{
+			Kind: KindBadIdentity, Severity: SeverityRepaired, File: identityName,
+			Message: "the identity file is missing or damaged; every segment carries the same facts", Advice: adviceRepair,
+		})
+		return
+	}
+}
+
+// check compares every used header with the file it is in.
+func (s *survey) check() {
+	for _, f := range s.used {
+		h := &f.header
+		switch {
+		case !f.hasHeader():
+			s.add(Finding{
+				Kind: KindBadHeader, Severity: SeverityDamage, Segment: f.id, File: f.name, Length: dataStart,
+				Message: fmt.Sprintf("both copies of the header of segment %d are destroyed", f.id), Advice: adviceDamage,
+			})
+			continue
+		case h.logID != s.identity.logID || h.id != f.id:
+			s.add(Finding{
+				Kind: KindMisplaced, Severity: SeverityDamage, Segment: f.id, File: f.name,
+				Message: fmt.Sprintf("the file holds segment %d of log %x, not segment %d of log %x", h.id, h.logID, f.id, s.identity.logID),
+				Advice:  adviceFile,
+			})
+		case f.size != h.segmentSize:
+			s.add(Finding{
+				Kind: KindWrongSize, Severity: SeverityDamage, Segment: f.id, File: f.name, Offset: f.size, FirstIndex: h.firstIndex,
+				Message: fmt.Sprintf("the file has %d bytes, a segment has %d; segments never change size", f.size, h.segmentSize),
+				Advice:  adviceDamage,
+			})
+		}
+		for i, ok := range f.copies {
+			if !ok {
+				s.add(Finding{
+					Kind: KindHeaderCopy, Severity: SeverityRepaired, Segment: f.id, File: f.name, Offset: int64(i * headerCopy), Length: headerSize,
+					Message: fmt.Sprintf("header copy %d of segment %d is damaged; the other copy is intact", i+1, f.id), Advice: adviceRepair,
+				})
+			}
+		}
+	}
+}
+
+// openKeys derives the segment keys, or reports why the log cannot be opened.
+func (s *survey) openKeys() error {
+	encrypted := s.identity.flags&flagEncrypted != 0
+	switch {
+	case !encrypted && s.key != nil:
+		return fmt.Errorf("%w: the log is not encrypted", ErrWrongKey)
+	case encrypted && s.key == nil:
+		return ErrKeyRequired
+	case !encrypted:
+		return nil
+	}
+	if keyCheck(s.key, s.identity.logID) != s.identity.keyCheck {
+		return ErrWrongKey
+	}
+	for _, f := range s.used {
+		aead, err := segmentCipher(s.key, &f.header)
+		if err != nil {
+			return err
+		}
+		f.aead = aead
+	}
+	return nil
+}
+
+// scanAll verifies the used segments, two at a time.
+func (s *survey) scanAll(parallel int) error {
+	errs := make([]error, len(s.used))
+	gate := make(chan struct{}, max(1, parallel))
+	var wg sync.WaitGroup
+	for i, f := range s.used {
+		if !f.hasHeader() || f.header.id != f.id || f.header.logID != s.identity.logID {
+			continue
+		}
+		gate <- struct{}{}
+		wg.Add(1)
+		go func() {
+			defer func() { <-gate; wg.Done() }()
+			errs[i] = f.scan(nil)
+		}()
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// scan verifies the segment's batches from the first to the first invalid
+// one and looks at what stands there. visit, if given, sees every batch.
+func (f *segmentFile) scan(visit func(sc *scanner, b *scannedBatch) error) error {
+	sc := newScanner(f.file, f.size, f.header, f.aead)
+	f.seed, f.first = sc.seed, sc.pos
+	for {
+		b, err := sc.next()
+		var stop *badBatch
+		if errors.As(err, &stop) {
+			f.stop = stop
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if err := f.note(sc, &b); err != nil {
+			return err
+		}
+		if visit != nil {
+			if err := visit(sc, &b); err != nil {
+				return err
+			}
+		}
+	}
+	f.end = sc.pos
+	var err error
+	if f.tail, f.proof, err = sc.classifyTail(); err != nil {
+		return err
+	}
+	if f.footer, err = sc.footer(); err != nil {
+		return err
+	}
+	return f.checkFooter()
+}
+
+// note collects what the running log needs to know of a verified batch.
+func (f *segmentFile) note(sc *scanner, b *scannedBatch) error {
+	f.batches = append(f.batches, batchRef{uint32(b.offset), uint32(len(b.raw)), b.trailer.firstIndex})
+	f.entries += b.trailer.lastIndex + 1 - b.trailer.firstIndex
+	f.records += uint64(b.header.count)
+	return sc.records(b, func(r record, offset int64) error {
+		if !r.control {
+			if b.header.flags&flagEncrypted == 0 {
+				f.offsets = append(f.offsets, uint32(offset))
+			}
+			return nil
+		}
+		f.jump = f.jump || r.controlOp() == controlNext
+		f.controls = append(f.controls, controlEvent{r.controlOp(), slices.Clone(r.data)})
+		return nil
+	})
+}
+
+// checkFooter compares the footer with the batches it describes.
+func (f *segmentFile) checkFooter() error {
+	if f.footer == nil || f.footer.chain != f.end.chain || f.footer.lastBatch+1 != f.end.number ||
+		f.footer.lastIndex+1 != f.end.nextIndex || f.footer.tail != uint64(f.end.offset) {
+		return nil
+	}
+	batches, offsets, err := readFooterBody(f.file, f.footer, f.header.segmentSize)
+	if err != nil {
+		if errors.Is(err, errFormat) {
+			return nil
+		}
+		return err
+	}
+	f.footerOK = slices.Equal(batches, f.batches) && (slices.Equal(offsets, f.offsets) || f.offsets == nil)
+	return nil
+}
+
+// replayControls finds the log's start and meta values.
+func (s *survey) replayControls() {
+	s.metas = map[string][]byte{}
+	for _, f := range s.used {
+		for _, c := range f.controls {
+			if err := s.applyControl(c); err != nil {
+				s.add(Finding{
+					Kind: KindBadBatch, Severity: SeverityDamage, Segment: f.id, File: f.name, Offset: dataStart,
+					Message: "a control record is valid but makes no sense", Advice: adviceDamage,
+				})
+			}
+		}
+	}
+}
+
+func (s *survey) applyControl(c controlEvent) (err error) {
+	switch c.op {
+	case controlStart:
+		start, err := decodeLogStart(c.data)
+		if err == nil && start.index > s.start.index {
+			s.start = start
+		}
+		return err
+	case controlState:
+		if s.start, err = decodeLogStart(c.data); err != nil {
+			return err
+		}
+		s.metas = map[string][]byte{}
+		for rest := c.data[16:]; len(rest) > 0; {
+			if rest, err = s.applyMeta(rest); err != nil {
+				return err
+			}
+		}
+	case controlMeta:
+		_, err = s.applyMeta(c.data)
+	case controlNext:
+		if len(c.data) != 8 {
+			return errFormat
+		}
+		// Entries from this index on were taken back; a start beyond the log
+		// follows the jump.
+		if next := binary.LittleEndian.Uint64(c.data); next < s.start.index {
+			s.start.index = next
+		}
+	default:
+		return errFormat
+	}
+	return err
+}
+
+func (s *survey) applyMeta(b []byte) (rest []byte, err error) {
+	key, value, rest, err := decodeMeta(b)
+	if err != nil {
+		return nil, err
+	}
+	if value == nil {
+		delete(s.metas, key)
+	} else {
+		s.metas[key] = value
+	}
+	return rest, nil
+}
+
+func (s *survey) close() {
+	for _, f := range s.files {
+		if f.file != nil {
+			_ = f.file.Close()
+		}
+	}
+}
