@@ -32,6 +32,10 @@ RACE    := $(if $(HAVE_CC),-race,)
 
 TESTFLAGS ?=
 FUZZTIME  ?= 30s
+CRASH_STATES ?= 1000000
+CORRUPTIONS  ?= 20000
+SOAK_ROUNDS  ?= 500
+BENCHFLAGS   ?=
 
 .PHONY: help build serve test lint fuzz crash corruption soak bench bench-wal install clean
 
@@ -80,6 +84,21 @@ fuzz: ## every fuzz target for FUZZTIME (30s) each
 	    echo "== $$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
 	  done; \
 	done
+
+crash: ## power loss at every disk operation, CRASH_STATES (1000000) of them
+	ERLMCP_CRASH_STATES=$(CRASH_STATES) $(GO) test -timeout 0 -run 'Crash|Fault' -v $(TESTFLAGS) ./fuzz
+
+corruption: ## damage at rest, CORRUPTIONS (20000) per kind of file
+	ERLMCP_CORRUPTIONS=$(CORRUPTIONS) $(GO) test -timeout 0 -run 'Corruption|Damage' -v $(TESTFLAGS) ./fuzz
+
+soak: ## kill -9 of the real server under load, SOAK_ROUNDS (500) times
+	ERLMCP_SOAK_ROUNDS=$(SOAK_ROUNDS) $(GO) test -timeout 0 -run 'KillNine' -v $(TESTFLAGS) ./cmd/erlmcp
+
+bench: ## all benchmark tables (about 15 minutes; an idle machine, please)
+	cd bench && for table in wal engine recovery damage; do $(GO) run . $$table $(BENCHFLAGS); done
+
+bench-wal: ## durable appends beside raft-wal, etcd, Pebble and tidwall/wal
+	cd bench && $(GO) run . wal $(BENCHFLAGS)
 
 install: build ## copy the binaries to GOBIN (PREFIX=dir for another place)
 	@mkdir -p '$(PREFIX)'

@@ -146,7 +146,7 @@ func foreignVariable(name string) bool {
 	case ConfigFileEnv, DataKeyEnv, envPrefix + "BACKUP_ENCRYPTION_KEY", envPrefix + "PORT":
 		return true
 	}
-	for _, prefix := range []string{"SERVICE_", "PORT_", "TEST_", "CRASH_", "FUZZ_", "SOAK_", "BENCH_", "CORRUPTION_"} {
+	for _, prefix := range []string{"SERVICE_", "PORT_", "TEST_", "CRASH_", "FUZZ_", "SOAK_", "BENCH_", "CORRUPTION"} {
 		if strings.HasPrefix(name, envPrefix+prefix) {
 			return true
 		}
