@@ -24,7 +24,7 @@ type Fault struct {
 	Times int    // how many are hit from there; 0 is 1, Forever is all
 
 	Err       error  // what the operation returns; on a sync it also loses data, see OpSyncFailed
-	Short     int64  // write: bytes that still enter the cache before Err
+	Short     int64  // write: bytes that still enter the cache before Err; never all of them
 	FlipBit   bool   // read: one random bit of the answer is wrong
 	Misdirect *Place // write: the bytes reach the disk elsewhere, the cache shows them in place
 

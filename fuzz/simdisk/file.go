@@ -140,7 +140,7 @@ func (f *file) writeAt(p []byte, off int64) (int, error) {
 	}
 	n, err := int64(len(p)), error(nil)
 	if fl != nil && fl.Err != nil {
-		n, err = min(fl.Short, n), pathError("write", f.path, fl.Err)
+		n, err = max(0, min(fl.Short, n-1)), pathError("write", f.path, fl.Err)
 	}
 	if fit := f.fits(off, n); fit < n {
 		n, err = fit, pathError("write", f.path, syscall.ENOSPC)
