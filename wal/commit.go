@@ -333,9 +333,8 @@ func (l *Log) writeBatch(b *openBatch) error {
 		return l.fail(err)
 	}
 	g := l.tail.seg
-	if _, err := g.file.WriteAt(out, l.tail.offset); err != nil {
-		if isNoSpace(err) {
-			// The batch never became valid; the next one is written over it.
+	if n, err := g.file.WriteAt(out, l.tail.offset); err != nil {
+		if isNoSpace(err) && l.unwrite(n) {
 			return fmt.Errorf("%w: %w", ErrNoSpace, err)
 		}
 		return l.fail(fmt.Errorf("write %s at %d: %w", g.name, l.tail.offset, err))
@@ -363,6 +362,18 @@ func (l *Log) writeBatch(b *openBatch) error {
 	return nil
 }
 
+// unwrite makes sure that a batch whose write failed after n bytes is not
+// valid, so that a refused append stays refused after a crash. It reports
+// false if it cannot; then the outcome is unknown and the log must fail.
+func (l *Log) unwrite(n int) bool {
+	if n == 0 {
+		return true
+	}
+	block := make([]byte, l.tail.seg.header.blockSize)
+	_, err := l.tail.seg.file.WriteAt(block, l.tail.offset)
+	return err == nil
+}
+
 type sealed struct {
 	position
 	length int
@@ -378,12 +389,13 @@ func (l *Log) seal(b *openBatch) (out []byte, after sealed, err error) {
 	if g.aead != nil {
 		h.flags |= flagEncrypted
 		h.bodyLen += gcmTagSize
-		if _, err := io.ReadFull(l.o.Rand, h.nonce[:]); err != nil {
+		if _, err := io.ReadFull(l.o.Rand, l.nonce[:]); err != nil {
 			return nil, after, fmt.Errorf("random nonce: %w", err)
 		}
+		h.nonce = l.nonce
 		h.encode(b.buf, g.seed)
 		out = append(l.scratch[:0], b.buf[:batchHeaderSize]...)
-		out = g.aead.Seal(out, h.nonce[:], b.buf[batchHeaderSize:], out[8:batchHeaderSize])
+		out = g.aead.Seal(out, l.nonce[:], b.buf[batchHeaderSize:], out[8:batchHeaderSize])
 	} else {
 		h.encode(b.buf, g.seed)
 	}
@@ -399,7 +411,7 @@ func (l *Log) seal(b *openBatch) (out []byte, after sealed, err error) {
 	start := len(out)
 	out = append(out, make([]byte, trailerSize)...)
 	t.encode(out[start:])
-	chain := sealTrailer(l.hasher, l.tail.chain, out, g.seed)
+	chain := l.chainer.seal(l.tail.chain, out, g.seed)
 	after.length = len(out)
 	after.position = position{
 		offset: align(l.tail.offset+int64(len(out)), int64(g.header.blockSize)),
@@ -446,10 +458,12 @@ func (l *Log) applyControl(c controlEvent) {
 // need not survive what the batch survived anyway, but mostly does.
 func (l *Log) writeEndMark() error {
 	g := l.tail.seg
-	var block [dataStart]byte
+	if l.mark == nil {
+		l.mark = make([]byte, dataStart) // zeros behind the mark, never changed
+	}
 	m := endMark{number: l.tail.number - 1, lastIndex: l.tail.nextIndex - 1, offset: uint64(l.tail.offset), chain: l.tail.chain}
-	m.encode(block[:], g.seed)
-	if _, err := g.file.WriteAt(block[:g.header.blockSize], l.tail.offset); err != nil && !isNoSpace(err) {
+	m.encode(l.mark, g.seed)
+	if _, err := g.file.WriteAt(l.mark[:g.header.blockSize], l.tail.offset); err != nil && !isNoSpace(err) {
 		return fmt.Errorf("write end mark in %s: %w", g.name, err)
 	}
 	return nil

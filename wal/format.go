@@ -266,25 +266,35 @@ func (t *batchTrailer) encode(b []byte) {
 	clear(b[80:96])
 }
 
-// sealTrailer computes the chain over the whole batch b (header, body,
-// trailer) and stores it with the trailer's CRC. h is reset and reused.
-func sealTrailer(h *blake3.Hasher, prev chainValue, b []byte, seed uint32) (c chainValue) {
-	c = batchChain(h, prev, b)
-	t := b[len(b)-trailerSize:]
-	copy(t[96:], c[:])
-	binary.LittleEndian.PutUint32(t[4:], crc32.Update(seed, castagnoli, t[8:]))
-	return c
+// A chainer computes chain values without allocating. Not for concurrent use.
+type chainer struct {
+	h   *blake3.Hasher
+	in  chainValue
+	out [chainSize]byte
 }
 
-// batchChain is BLAKE3(prev ‖ header ‖ body ‖ trailer bytes 8..96).
-func batchChain(h *blake3.Hasher, prev chainValue, b []byte) (c chainValue) {
+func newChainer() *chainer { return &chainer{h: blake3.New()} }
+
+// next is BLAKE3(prev ‖ header ‖ body ‖ trailer bytes 8..96) of the batch b.
+func (c *chainer) next(prev chainValue, b []byte) chainValue {
 	t := len(b) - trailerSize
-	h.Reset()
-	h.Write(prev[:])       //nolint:errcheck // a hash never fails
-	h.Write(b[:t])         //nolint:errcheck
-	h.Write(b[t+8 : t+96]) //nolint:errcheck
-	h.Sum(c[:0])
-	return c
+	c.in = prev
+	c.h.Reset()
+	_, _ = c.h.Write(c.in[:]) // a hash never fails
+	_, _ = c.h.Write(b[:t])
+	_, _ = c.h.Write(b[t+8 : t+96])
+	c.h.Sum(c.out[:0])
+	return c.out
+}
+
+// seal computes the chain over the whole batch b (header, body, trailer) and
+// stores it with the trailer's CRC.
+func (c *chainer) seal(prev chainValue, b []byte, seed uint32) chainValue {
+	v := c.next(prev, b)
+	t := b[len(b)-trailerSize:]
+	copy(t[96:], v[:])
+	binary.LittleEndian.PutUint32(t[4:], crc32.Update(seed, castagnoli, t[8:]))
+	return v
 }
 
 func decodeTrailer(b []byte, seed uint32) (t batchTrailer, err error) {
@@ -343,20 +353,17 @@ func recordSpan(n int) int { return (recordHeader + n + 7) &^ 7 }
 // appendRecord adds one record to a batch body.
 func appendRecord(b []byte, seed uint32, length uint32, index, termType uint64, data []byte) []byte {
 	start := len(b)
-	var h [recordHeader]byte
+	b = append(b, zeroRecord[:]...)
+	b = append(b, data...)
+	h := b[start:]
 	binary.LittleEndian.PutUint32(h[4:], length)
 	binary.LittleEndian.PutUint64(h[8:], index)
 	binary.LittleEndian.PutUint64(h[16:], termType)
-	crc := crc32.Update(seed, castagnoli, h[4:])
-	crc = crc32.Update(crc, castagnoli, data)
-	binary.LittleEndian.PutUint32(h[:], crc)
-	b = append(b, h[:]...)
-	b = append(b, data...)
-	for len(b)-start < recordSpan(len(data)) {
-		b = append(b, 0)
-	}
-	return b
+	binary.LittleEndian.PutUint32(h, crc32.Update(seed, castagnoli, h[4:]))
+	return append(b, zeroRecord[:recordSpan(len(data))-len(h)]...)
 }
+
+var zeroRecord [recordHeader]byte
 
 // record is a decoded record; data points into the buffer it was read from.
 type record struct {

@@ -88,24 +88,88 @@ func Inspect(fs vfs.FS, dir string, o InspectOptions, v Visitor) (Report, error)
 	if _, err := fs.Stat(dir); err != nil {
 		return Report{}, fmt.Errorf("wal: %w", err)
 	}
-	var r Report
-	var err error
-	// Beside a running process segments come and go: damage must show three
-	// times to be believed.
-	for range 3 {
-		var s *survey
-		if s, err = inspectOnce(fs, dir, o); err == nil {
-			r = s.report()
-			s.close()
-		}
-		if err == nil && r.Clean || err != nil && !oserror.IsNotExist(err) {
-			break
-		}
-	}
+	r, _, err := inspectSettled(fs, dir, o)
 	if err != nil || v.Segment == nil && v.Batch == nil && v.Record == nil {
 		return r, err
 	}
 	return r, visitAll(fs, dir, o, v)
+}
+
+// inspectSettled inspects until what it saw was one state of the log: beside
+// a running process segments come and go between listing and reading. moved
+// reports that the log never held still; the report then covers a part of it
+// and findings that the movement explains are left out.
+func inspectSettled(fs vfs.FS, dir string, o InspectOptions) (r Report, moved bool, err error) {
+	for range 5 {
+		var s *survey
+		if s, err = inspectOnce(fs, dir, o); err != nil {
+			if oserror.IsNotExist(err) {
+				continue
+			}
+			return r, false, err
+		}
+		moved = s.dropMoved()
+		r = s.report()
+		s.close()
+		if !moved {
+			break
+		}
+	}
+	return r, moved, err
+}
+
+// dropMoved removes findings about files that are no longer what they were
+// when the directory was listed: a sealed segment's bytes never change under
+// its name, so damage that is real is still under that name.
+func (s *survey) dropMoved() (moved bool) {
+	kept := s.findings[:0]
+	for _, f := range s.findings {
+		if f.Severity == SeverityDamage && s.explained(f) {
+			moved = true
+			continue
+		}
+		kept = append(kept, f)
+	}
+	s.findings = kept
+	return moved
+}
+
+func (s *survey) explained(f Finding) bool {
+	path := s.fs.PathJoin(s.dir, f.File)
+	if f.Kind == KindMissingSegment {
+		if _, err := s.fs.Stat(path); err == nil {
+			return true // it has come meanwhile
+		}
+		n := len(s.used)
+		if n == 0 || s.used[n-1].id+1 != f.Segment {
+			return false
+		}
+		f.Segment-- // it may have come and gone; then its predecessor went first
+		path = s.fs.PathJoin(s.dir, segmentName(f.Segment))
+	}
+	b, err := readFile(s.fs, path, dataStart)
+	if err != nil {
+		return oserror.IsNotExist(err) // recycled meanwhile
+	}
+	was := s.fileOf(f.Segment)
+	for _, off := range []int{0, headerCopy} {
+		if len(b) < off+headerSize {
+			continue
+		}
+		if h, err := decodeSegmentHeader(b[off:]); err == nil {
+			return was == nil || !was.hasHeader() || h != was.header // activated meanwhile
+		}
+	}
+	return false
+}
+
+func (s *survey) fileOf(id uint64) *segmentFile {
+	for _, f := range s.files {
+		if f.id == id {
+			return f
+		}
+	}
+	return nil
 }
 
 func inspectOnce(fs vfs.FS, dir string, o InspectOptions) (*survey, error) {
@@ -136,7 +200,6 @@ func (s *survey) inspect() error {
 	} else if err != nil {
 		return err
 	}
-	s.check()
 	if err := s.scanAll(1); err != nil {
 		return err
 	}
@@ -155,7 +218,7 @@ func (s *survey) inspect() error {
 
 func (f *segmentFile) rescan() error {
 	f.batches, f.offsets, f.controls, f.records, f.entries = nil, nil, nil, 0, 0
-	f.jump, f.proof, f.footer, f.footerOK, f.stop = false, nil, nil, false, nil
+	f.proof, f.footer, f.footerOK, f.stop = nil, nil, false, nil
 	return f.scan(nil)
 }
 
@@ -194,7 +257,7 @@ func visitAll(fs vfs.FS, dir string, o InspectOptions, v Visitor) error {
 		return err
 	}
 	for _, f := range s.files {
-		if !f.hasHeader() || f.header.id != f.id || f.header.logID != s.identity.logID {
+		if !f.placed(s) {
 			continue
 		}
 		if err := f.scan(nil); err != nil {
@@ -326,8 +389,8 @@ func (l *Log) Verify(ctx context.Context) (Report, error) {
 		return Report{}, err
 	}
 	last := l.LastIndex()
-	r, err := Inspect(l.fs, l.dir, InspectOptions{Key: l.o.Key}, Visitor{})
-	if err == nil && r.Clean && r.LastIndex < last {
+	r, moved, err := inspectSettled(l.fs, l.dir, InspectOptions{Key: l.o.Key})
+	if err == nil && r.Clean && !moved && r.LastIndex < last {
 		r.Clean = false
 		r.Findings = append(r.Findings, Finding{
 			Kind: KindBadBatch, Severity: SeverityDamage, FirstIndex: r.LastIndex + 1, LastIndex: last,

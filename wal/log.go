@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/zeebo/blake3"
 )
 
 // A Log is an open write-ahead log. All methods are safe for concurrent use.
@@ -42,8 +41,10 @@ type Log struct {
 
 	// Owned by the committer.
 	tail      tail
-	hasher    *blake3.Hasher
+	chainer   *chainer
 	scratch   []byte // encrypted batch
+	mark      []byte // end mark block
+	nonce     [nonceSize]byte
 	committed atomic.Uint64
 
 	idx      sync.RWMutex
@@ -101,7 +102,7 @@ func Open(dir string, o Options) (*Log, error) {
 	}
 	s := &survey{fs: o.FS, dir: dir, key: o.Key, keep: true}
 	l := &Log{
-		dir: dir, o: o, fs: o.FS, hasher: blake3.New(),
+		dir: dir, o: o, fs: o.FS, chainer: newChainer(),
 		failed: make(chan struct{}), done: make(chan struct{}), metas: map[string][]byte{},
 	}
 	l.work.L, l.quiet.L, l.room.L = &l.mu, &l.mu, &l.mu
@@ -136,10 +137,6 @@ func (l *Log) load(s *survey) error {
 	l.id = s.identity
 	l.o.SegmentSize = s.identity.segmentSize
 	l.o.limitTo(s.identity.segmentSize)
-	s.check()
-	if err := s.firstDamage(); err != nil {
-		return err
-	}
 	if err := s.scanAll(min(2, runtime.GOMAXPROCS(0))); err != nil {
 		return err
 	}
@@ -167,7 +164,7 @@ func (l *Log) create(s *survey) error {
 		}
 	}
 	s.files, s.next, s.findings = nil, nil, nil
-	if err := l.fs.MkdirAll(l.dir, 0o755); err != nil {
+	if err := mkdirAll(l.fs, l.dir); err != nil {
 		return fmt.Errorf("wal: create: %w", err)
 	}
 	var d identity
@@ -182,9 +179,6 @@ func (l *Log) create(s *survey) error {
 	if err := prepareSegment(l.fs, l.dir, 1, d.segmentSize); err != nil {
 		return err
 	}
-	if err := syncDir(l.fs, l.fs.PathDir(l.dir)); err != nil {
-		return err
-	}
 	if err := writeIdentity(l.fs, l.dir, &d); err != nil {
 		return err
 	}
@@ -194,6 +188,26 @@ func (l *Log) create(s *survey) error {
 	s.files = append(s.files, f)
 	s.next = f
 	return s.readHeader(f)
+}
+
+// mkdirAll creates dir and makes every level it created durable.
+func mkdirAll(fs vfs.FS, dir string) error {
+	var created []string
+	for d := dir; ; d = fs.PathDir(d) {
+		if _, err := fs.Stat(d); err == nil || d == fs.PathDir(d) {
+			break
+		}
+		created = append(created, d)
+	}
+	if err := fs.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, d := range created {
+		if err := syncDir(fs, fs.PathDir(d)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func writeIdentity(fs vfs.FS, dir string, d *identity) error {
@@ -241,6 +255,9 @@ func (l *Log) takeOver(s *survey, end ending) error {
 	if err := l.repair(s, live); err != nil {
 		return err
 	}
+	if err := l.makeDurable(live); err != nil {
+		return err
+	}
 	if l.o.RingBytes > 0 {
 		l.ring = newRing(l.o.RingBytes)
 	}
@@ -250,6 +267,52 @@ func (l *Log) takeOver(s *survey, end ending) error {
 	}
 	l.summarise(s, end)
 	return nil
+}
+
+// makeDurable makes what was found valid durable before anything is built on
+// it. A killed process may have left names and bytes in the page cache only;
+// and after a failed fdatasync the kernel may hold bytes as clean that the
+// disk never got, so a sync alone is not enough: what could have been in
+// flight, the last write, is written again.
+func (l *Log) makeDurable(live []*segmentFile) error {
+	if err := syncDir(l.fs, l.dir); err != nil {
+		return err
+	}
+	if len(live) == 0 {
+		return nil
+	}
+	f := live[len(live)-1]
+	var err error
+	if f.tail == tailSealed {
+		err = f.rewrite(f.header.segmentSize-footerSpan(int(f.footer.batches), int(f.footer.entries)), f.header.segmentSize)
+	}
+	if n := len(f.batches); err == nil && n > 0 {
+		err = f.rewrite(int64(f.batches[n-1].offset), f.end.offset)
+	}
+	if len(f.batches) == 1 && err == nil { // header and first batch are one write
+		err = f.rewrite(0, dataStart)
+	}
+	if len(f.batches) <= 1 && len(live) > 1 && err == nil {
+		p := live[len(live)-2]
+		if p.footer != nil {
+			err = p.rewrite(p.header.segmentSize-footerSpan(int(p.footer.batches), int(p.footer.entries)), p.header.segmentSize)
+		}
+		err = errors.Join(err, p.file.SyncData())
+	}
+	if err = errors.Join(err, f.file.SyncData()); err != nil {
+		return fmt.Errorf("wal: make %s durable: %w", f.name, err)
+	}
+	return nil
+}
+
+// rewrite writes the bytes of [from, to) over themselves.
+func (f *segmentFile) rewrite(from, to int64) error {
+	b := make([]byte, to-from)
+	if _, err := f.file.ReadAt(b, from); err != nil {
+		return err
+	}
+	_, err := f.file.WriteAt(b, from)
+	return err
 }
 
 // resume places the tail: behind the last batch, or in a segment activated
@@ -267,11 +330,6 @@ func (l *Log) resume(s *survey, end ending) error {
 		}
 	} else {
 		l.tail = tail{l.segments[len(l.segments)-1], end.active.end}
-		// What was found valid may so far live in the page cache only: make it
-		// durable before anything is built on it.
-		if err := l.tail.seg.file.SyncData(); err != nil {
-			return fmt.Errorf("wal: sync %s: %w", l.tail.seg.name, err)
-		}
 		if err := l.writeEndMark(); err != nil {
 			return err
 		}
@@ -340,7 +398,7 @@ func (l *Log) repair(s *survey, live []*segmentFile) error {
 			}
 			dirty = true
 		}
-		if sealed := i+1 < len(live); sealed && !f.footerOK {
+		if sealed := i+1 < len(live) || f.tail == tailSealed; sealed && !f.footerOK {
 			if err := writeFooter(f.file, f.running(true), f.end, unixMs(l.o.Now())); err != nil {
 				return err
 			}

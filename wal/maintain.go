@@ -258,7 +258,13 @@ func (m *maintainer) recycle(g *segment) {
 		return
 	}
 	spare := fmt.Sprintf("%016x%s", g.id, spareSuffix)
-	if err := m.fs.Rename(path, m.fs.PathJoin(m.dir, spare)); err != nil {
+	// The rename must be durable before reuse wipes the header, or a power loss
+	// leaves a segment without a header under the old name.
+	err := m.fs.Rename(path, m.fs.PathJoin(m.dir, spare))
+	if err == nil {
+		err = syncDir(m.fs, m.dir)
+	}
+	if err != nil {
 		m.log.o.Logger.Warn("cannot recycle retired segment", "file", g.name, "error", err)
 		return
 	}

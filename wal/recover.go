@@ -27,7 +27,7 @@ import (
 //	14   any used segment     wrong file size                              wrong-size: refuse
 //	15   start of the log     first needed segment is not there            missing-segment: refuse
 //	16   before the start     a leftover of TruncateFront                  removed, whatever it holds
-//	17   used segments        chain or index does not continue             chain-break, index-gap: refuse
+//	17   used segments        chain does not continue                      chain-break: refuse
 //	18   LOG                  missing or invalid, segments agree           bad-identity: rewritten, reported
 //	19   LOG                  valid, but no segment 1 and no used segment  missing-segment: refuse
 //	20   last segment         header, but no valid batch and no evidence   activation was torn: activated again
@@ -41,6 +41,7 @@ func (s *survey) judge() (end ending) {
 	s.replayControls()
 	s.judgeStart()
 	live := s.live()
+	s.checkFiles(live)
 	for i, f := range live {
 		if i+1 < len(live) {
 			s.judgeSealed(f, live[i+1])
@@ -105,9 +106,9 @@ func (s *survey) judgeStart() {
 	}
 	if low := s.used[0].id; low > s.start.segment {
 		s.add(Finding{
-			Kind: KindMissingSegment, Severity: SeverityDamage, Segment: s.start.segment, File: segmentName(s.start.segment),
+			Kind: KindMissingSegment, Severity: SeverityDamage, Segment: low - 1, File: segmentName(low - 1),
 			FirstIndex: s.start.index, LastIndex: s.used[0].header.firstIndex - 1,
-			Message: fmt.Sprintf("the log starts in segment %d, the oldest one found is %d", s.start.segment, low),
+			Message: fmt.Sprintf("the log starts in segment %d, but %d is the oldest one that connects to the newest", s.start.segment, low),
 			Advice:  adviceFile,
 		})
 	}
@@ -115,17 +116,10 @@ func (s *survey) judgeStart() {
 
 // judgeSealed: a segment that another one follows (rows 8, 9, 10, 17).
 func (s *survey) judgeSealed(f, next *segmentFile) {
-	if !f.hasHeader() || !next.hasHeader() {
-		return
+	if !f.placed(s) || !next.placed(s) {
+		return // reported by checkFiles
 	}
 	if f.end.number == next.header.firstBatch && f.end.chain == next.header.prevChain {
-		if f.end.nextIndex != next.header.firstIndex && !next.jump && len(next.batches) > 0 && !next.opaque() {
-			s.add(Finding{
-				Kind: KindIndexGap, Severity: SeverityDamage, Segment: next.id, File: next.name, FirstIndex: f.end.nextIndex,
-				Message: fmt.Sprintf("segment %d starts at index %d, %d was expected", next.id, next.header.firstIndex, f.end.nextIndex),
-				Advice:  adviceDamage,
-			})
-		}
 		if !f.footerOK {
 			s.add(Finding{
 				Kind: KindBadFooter, Severity: SeverityRepaired, Segment: f.id, File: f.name, Offset: f.header.segmentSize - footerSize, Length: footerSize,
@@ -147,8 +141,8 @@ func (s *survey) judgeSealed(f, next *segmentFile) {
 // judgeLast: the newest segment with a header (rows 1 to 7, 20).
 func (s *survey) judgeLast(live []*segmentFile) (e ending) {
 	f := live[len(live)-1]
-	if !f.hasHeader() {
-		return e
+	if !f.placed(s) {
+		return e // reported by checkFiles
 	}
 	switch f.tail {
 	case tailLost:

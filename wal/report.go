@@ -30,8 +30,6 @@ const (
 	KindUnknownFile    = "unknown-file"     // a file that is not part of the log
 	KindEncryptedNoKey = "encrypted-no-key" // records cannot be shown without the key
 	KindUnreadable     = "unreadable"       // the disk refused to read
-	KindIndexGap       = "index-gap"        // indexes do not continue from segment to segment
-	KindWrongKey       = "wrong-key"        // the key does not open this log
 )
 
 // A Finding is one thing worth knowing about a log's files.

@@ -10,7 +10,6 @@ import (
 	"io"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/zeebo/blake3"
 )
 
 // windowSize is how much of a segment is read at once when scanning.
@@ -75,7 +74,7 @@ type scanner struct {
 	header segmentHeader
 	seed   uint32
 	aead   cipher.AEAD // nil: plain log, or encrypted records are not opened
-	hasher *blake3.Hasher
+	chain  *chainer
 	pos    position
 	plain  []byte // decrypted body
 	// unchained: the chain value at pos is unknown (damage was stepped over);
@@ -89,7 +88,7 @@ func newScanner(f vfs.File, size int64, h segmentHeader, aead cipher.AEAD) *scan
 		header: h,
 		seed:   h.seed(),
 		aead:   aead,
-		hasher: blake3.New(),
+		chain:  newChainer(),
 		pos: position{
 			offset: dataStart, number: h.firstBatch, nextIndex: h.firstIndex, chain: h.prevChain,
 		},
@@ -184,7 +183,7 @@ func (s *scanner) checkTrailer(b *scannedBatch, p position) (err error) {
 		return bad("trailer and header disagree on length or count")
 	case t.lastIndex+1 < t.firstIndex:
 		return bad("trailer holds an impossible index range")
-	case !s.unchained && batchChain(s.hasher, p.chain, b.raw) != t.chain:
+	case !s.unchained && s.chain.next(p.chain, b.raw) != t.chain:
 		return bad("the chain value does not fit the batch's bytes")
 	}
 	return nil

@@ -85,7 +85,6 @@ type segmentFile struct {
 	entries  uint64
 	footer   *segmentFooter
 	footerOK bool // footer and its body agree with the batches
-	jump     bool // a NEXT record allows the first index to differ
 }
 
 type controlEvent struct {
@@ -93,10 +92,12 @@ type controlEvent struct {
 	data []byte
 }
 
-// opaque: the records cannot be read for want of the key.
-func (f *segmentFile) opaque() bool { return f.header.flags&flagEncrypted != 0 && f.aead == nil }
-
 func (f *segmentFile) hasHeader() bool { return f.copies[0] || f.copies[1] }
+
+// placed: the header belongs to this file and this log.
+func (f *segmentFile) placed(s *survey) bool {
+	return f.hasHeader() && f.header.id == f.id && f.header.logID == s.identity.logID
+}
 
 func (s *survey) add(f Finding) { s.findings = append(s.findings, f) }
 
@@ -261,9 +262,9 @@ func (s *survey) resolveIdentity() {
 	}
 }
 
-// check compares every used header with the file it is in.
-func (s *survey) check() {
-	for _, f := range s.used {
+// checkFiles compares headers with the files they are in (rows 11 to 14).
+func (s *survey) checkFiles(live []*segmentFile) {
+	for _, f := range live {
 		h := &f.header
 		switch {
 		case !f.hasHeader():
@@ -326,7 +327,7 @@ func (s *survey) scanAll(parallel int) error {
 	gate := make(chan struct{}, max(1, parallel))
 	var wg sync.WaitGroup
 	for i, f := range s.used {
-		if !f.hasHeader() || f.header.id != f.id || f.header.logID != s.identity.logID {
+		if !f.placed(s) {
 			continue
 		}
 		gate <- struct{}{}
@@ -387,7 +388,6 @@ func (f *segmentFile) note(sc *scanner, b *scannedBatch) error {
 			}
 			return nil
 		}
-		f.jump = f.jump || r.controlOp() == controlNext
 		f.controls = append(f.controls, controlEvent{r.controlOp(), slices.Clone(r.data)})
 		return nil
 	})
