@@ -1,0 +1,513 @@
+package mcp
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+)
+
+// ErrConnClosed is returned by [Conn.Receive] after the connection ended.
+var ErrConnClosed = errors.New("mcp: connection closed")
+
+// ConnOptions configures a [Conn]. Zero values select the defaults named.
+type ConnOptions struct {
+	SessionID string        // announced to the SDK; empty for carriers with one session
+	Principal string        // who is at the other end; see [Call]
+	Journal   Journal       // default: a new VolatileJournal
+	Drain     time.Duration // how long calls may still finish after [Conn.EndOfInput]; default 10 s
+}
+
+// A Conn is the runtime's own [sdk.Connection]. A carrier (stdio, a socket,
+// an HTTP request) pushes inbound frames in with [Conn.Receive]; outbound
+// messages are committed to a [Journal] and then leave through a [Sink].
+//
+//	carrier --Receive--> guard --Read--> SDK session --Write--> Journal --> Sink
+//
+// Conn holds what must hold for every carrier: frames are checked before the
+// SDK sees them, a bad frame is answered and the session goes on, ids of
+// server-to-client requests come from the Journal, the number of unanswered
+// calls is bounded.
+//
+// Conn is also an [sdk.Transport] that connects to itself.
+// All methods are safe for concurrent use, except that Receive and EndOfInput
+// belong to one goroutine, the carrier's reader.
+type Conn struct {
+	rt      *Runtime
+	opts    ConnOptions
+	sink    Sink
+	journal Journal
+
+	in     chan jsonrpc.Message
+	ended  chan struct{} // closed by EndOfInput
+	idle   chan struct{} // closed when ended and no call is left
+	closed chan struct{} // closed by Close
+
+	writeMu sync.Mutex // held over commit and delivery: their orders must agree
+
+	mu          sync.Mutex // guards what follows
+	calls       map[jsonrpc.ID]*Call
+	sent        map[int64]jsonrpc.ID // server-to-client requests: id on the wire -> id of the SDK
+	version     string               // negotiated protocol version, "" before initialize
+	initialized bool                 // an initialize request was seen
+	initID      jsonrpc.ID           // its id, until it is answered
+	isEnded     bool
+	isIdle      bool
+	isClosed    bool
+}
+
+// A Call is an inbound request that has not been answered yet. Handlers find
+// theirs with [CallFrom].
+type Call struct {
+	ID        jsonrpc.ID
+	Method    string
+	SessionID string
+	Principal string
+	Received  time.Time
+
+	conn   *Conn
+	stream string // Event.Stream of everything that belongs to the call
+	extra  *sdk.RequestExtra
+	batch  *batchReply
+}
+
+// batchReply gathers the answers to one inbound batch.
+type batchReply struct {
+	left  int
+	parts []json.RawMessage
+}
+
+type callKey struct{}
+
+// CallFrom returns the call that ctx belongs to. It is false outside handlers,
+// and for calls that the SDK's own HTTP transport carries.
+func CallFrom(ctx context.Context) (*Call, bool) {
+	call, ok := ctx.Value(callKey{}).(*Call)
+	return call, ok
+}
+
+// NewConn returns a connection that delivers to sink. Pass it to
+// Server().Connect, then feed it.
+func (r *Runtime) NewConn(sink Sink, o ConnOptions) *Conn {
+	if o.Journal == nil {
+		o.Journal = new(VolatileJournal)
+	}
+	if o.Drain == 0 {
+		o.Drain = 10 * time.Second
+	}
+	return &Conn{
+		rt: r, opts: o, sink: sink, journal: o.Journal,
+		in:    make(chan jsonrpc.Message),
+		ended: make(chan struct{}), idle: make(chan struct{}), closed: make(chan struct{}),
+		calls: make(map[jsonrpc.ID]*Call),
+		sent:  make(map[int64]jsonrpc.ID),
+	}
+}
+
+// Connect implements [sdk.Transport].
+func (c *Conn) Connect(context.Context) (sdk.Connection, error) { return c, nil }
+
+// SessionID implements [sdk.Connection].
+func (c *Conn) SessionID() string { return c.opts.SessionID }
+
+// Read implements [sdk.Connection]. After [Conn.EndOfInput] it waits until the
+// calls received before are answered: the SDK drops every answer that is not
+// written when Read reports the end.
+func (c *Conn) Read(ctx context.Context) (jsonrpc.Message, error) {
+	select {
+	case msg := <-c.in:
+		return msg, nil
+	case <-c.closed:
+		return nil, io.EOF
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-c.ended:
+	}
+	drain := time.NewTimer(c.opts.Drain)
+	defer drain.Stop()
+	select {
+	case <-c.idle:
+	case <-drain.C:
+	case <-c.closed:
+	case <-ctx.Done():
+	}
+	return nil, io.EOF
+}
+
+// Receive takes one inbound frame, a message or a batch, and returns when the
+// SDK has taken it over. A frame that must be refused is answered and is not
+// an error. frame must not be modified afterwards.
+func (c *Conn) Receive(ctx context.Context, frame []byte) error {
+	c.rt.stats.bytesIn.Add(int64(len(frame)))
+	list, batch, bad := parseMessages(frame)
+	if bad == nil {
+		list, bad = c.admit(list, batch)
+	}
+	if bad != nil {
+		return c.Refuse(ctx, bad)
+	}
+	for i := range list {
+		if err := c.push(ctx, &list[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Refuse answers an inbound message that never reached a handler.
+func (c *Conn) Refuse(ctx context.Context, bad error) error {
+	var w *wireError
+	if !errors.As(bad, &w) {
+		w = &wireError{Code: jsonrpc.CodeInternalError, Message: bad.Error()}
+	}
+	c.rt.stats.refuse(w.Code)
+	c.rt.log.Debug("message refused", "code", w.Code, "reason", w.Message)
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	return c.sink.Deliver(ctx, Event{Data: w.encode(), Final: true})
+}
+
+// push hands one admitted message to Read.
+func (c *Conn) push(ctx context.Context, env *envelope) error {
+	msg := env.message()
+	if req, ok := msg.(*jsonrpc.Request); ok {
+		c.mu.Lock()
+		if call := c.calls[req.ID]; call != nil && env.isCall() {
+			req.Extra = call.extra
+		}
+		c.mu.Unlock()
+	} else if !c.resolve(msg.(*jsonrpc.Response)) {
+		c.rt.stats.strayAnswers.Add(1)
+		c.rt.log.Debug("answer to no open request", "id", string(env.id))
+		return nil
+	}
+	select {
+	case c.in <- msg:
+		return nil
+	case <-c.closed:
+		return ErrConnClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// resolve puts the SDK's own request id into an answer from the client. It is
+// false when nothing waits for the answer.
+func (c *Conn) resolve(resp *jsonrpc.Response) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	wire, ok := resp.ID.Raw().(int64)
+	if !ok {
+		return false
+	}
+	id, ok := c.sent[wire]
+	if ok {
+		delete(c.sent, wire)
+		resp.ID = id
+	}
+	return ok
+}
+
+// admit checks the messages of one frame against the state of the session and
+// registers their calls: all of them or none.
+func (c *Conn) admit(list []envelope, batch bool) ([]envelope, *wireError) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if batch {
+		if bad := c.admitBatch(); bad != nil {
+			return nil, bad
+		}
+	}
+	pending := len(c.calls)
+	for i := range list {
+		env := &list[i]
+		if !env.isCall() {
+			continue
+		}
+		pending++
+		if bad := c.admitCall(env, pending); bad != nil {
+			return nil, bad.withID(env.id)
+		}
+	}
+	var reply *batchReply
+	if batch {
+		reply = new(batchReply)
+	}
+	for i := range list {
+		if env := &list[i]; env.isCall() {
+			c.register(env, reply)
+		}
+	}
+	return list, nil
+}
+
+func (c *Conn) admitBatch() *wireError {
+	switch {
+	case c.version == "":
+		return invalid("invalid request: a batch before initialize")
+	case c.version >= versionNoBatch:
+		return invalid("invalid request: protocol version %s has no batches; send one message per line", c.version)
+	}
+	return nil
+}
+
+func (c *Conn) admitCall(env *envelope, pending int) *wireError {
+	switch {
+	case c.calls[decodeID(env.id)] != nil:
+		return invalid("invalid request: id %s belongs to a request that is still running", env.id)
+	case pending > c.rt.opts.MaxPending:
+		return refuse(http.StatusServiceUnavailable, CodeOverloaded,
+			"overloaded: %d requests of this session are still running; wait for answers and try again", c.rt.opts.MaxPending)
+	case !c.initialized && env.version < versionStateless && !beforeInitialize(env.method):
+		return refuse(http.StatusBadRequest, CodeNotInitialized,
+			"not initialized: send initialize (or a %s request with its _meta fields) before %s", versionStateless, env.method)
+	}
+	return nil
+}
+
+// beforeInitialize tells the methods that need no session.
+func beforeInitialize(method string) bool {
+	return method == "initialize" || method == "ping" || method == "server/discover"
+}
+
+// register makes an admitted call known. c.mu is held.
+func (c *Conn) register(env *envelope, reply *batchReply) {
+	call := &Call{
+		ID: decodeID(env.id), Method: env.method,
+		SessionID: c.opts.SessionID, Principal: c.opts.Principal, Received: c.rt.opts.Now(),
+		conn: c, stream: string(env.id), extra: new(sdk.RequestExtra), batch: reply,
+	}
+	if reply != nil {
+		reply.left++
+	}
+	if env.method == "initialize" && !c.initialized {
+		c.initialized = true
+		c.initID = call.ID
+		// The answer may correct this. Messages sent behind initialize without
+		// waiting for it are judged by what the client asked for.
+		c.version, _ = unquote(member(env.params, "protocolVersion"))
+	}
+	c.calls[call.ID] = call
+	c.rt.calls.Store(call.extra, call)
+}
+
+// EndOfInput says that the carrier will deliver nothing more. Calls that run
+// may still finish (ConnOptions.Drain); requests to the client fail at once,
+// since nobody can answer them.
+func (c *Conn) EndOfInput(ctx context.Context) {
+	c.mu.Lock()
+	orphans := make([]jsonrpc.ID, 0, len(c.sent))
+	for _, id := range c.sent {
+		orphans = append(orphans, id)
+	}
+	clear(c.sent)
+	c.isEnded = true
+	c.mu.Unlock()
+	for _, id := range orphans {
+		gone := &jsonrpc.Response{ID: id, Error: &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "the client closed its input"}}
+		select {
+		case c.in <- gone:
+		case <-c.closed:
+		case <-ctx.Done():
+		}
+	}
+	close(c.ended)
+	c.settle()
+}
+
+// settle reports idleness once nothing is left to answer. A subscription never
+// ends by itself and is not waited for.
+func (c *Conn) settle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.isEnded || c.isIdle {
+		return
+	}
+	for _, call := range c.calls {
+		if call.Method != methodListen {
+			return
+		}
+	}
+	c.isIdle = true
+	close(c.idle)
+}
+
+// Write implements [sdk.Connection]: commit, then deliver.
+func (c *Conn) Write(ctx context.Context, msg jsonrpc.Message) error {
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	switch m := msg.(type) {
+	case *jsonrpc.Response:
+		return c.writeResponse(ctx, m)
+	case *jsonrpc.Request:
+		return c.writeRequest(ctx, m)
+	}
+	return fmt.Errorf("mcp: cannot write a %T", msg)
+}
+
+func (c *Conn) writeResponse(ctx context.Context, resp *jsonrpc.Response) error {
+	defer c.settle()
+	call := c.answered(resp)
+	data, err := encodeResponse(resp)
+	if err != nil {
+		return err
+	}
+	if limit := c.rt.opts.MaxMessageBytes; int64(len(data)) > limit {
+		tooLarge := &jsonrpc.Error{Code: CodeMessageTooLarge, Message: fmt.Sprintf(
+			"the answer has %d bytes, more than the limit of %d; ask for less", len(data), limit)}
+		if data, err = encodeResponse(&jsonrpc.Response{ID: resp.ID, Error: tooLarge}); err != nil {
+			return err
+		}
+	}
+	ev := Event{Data: data, Final: true}
+	if call != nil {
+		ev.Stream = call.stream
+		if b := call.batch; b != nil {
+			b.parts = append(b.parts, data)
+			if b.left--; b.left > 0 {
+				return nil
+			}
+			if ev.Data, err = marshal(b.parts); err != nil {
+				return err
+			}
+		}
+	}
+	return c.send(ctx, ev)
+}
+
+// encodeResponse encodes an answer; the SDK leaves out an id it does not know.
+func encodeResponse(resp *jsonrpc.Response) ([]byte, error) {
+	if resp.Error != nil {
+		resp = &jsonrpc.Response{ID: resp.ID, Error: normalise(resp.Error)}
+	}
+	if !resp.ID.IsValid() && resp.Error != nil {
+		return (&wireError{Code: jsonrpc.CodeInvalidRequest, Message: resp.Error.Error()}).encode(), nil
+	}
+	return jsonrpc.EncodeMessage(resp)
+}
+
+// answered removes the call that resp answers from the open ones.
+func (c *Conn) answered(resp *jsonrpc.Response) *Call {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	call := c.calls[resp.ID]
+	if call == nil {
+		return nil
+	}
+	delete(c.calls, resp.ID)
+	c.rt.calls.Delete(call.extra)
+	if call.Method == "initialize" && call.ID == c.initID {
+		c.initID = jsonrpc.ID{}
+		c.version, _ = unquote(member(resp.Result, "protocolVersion"))
+		c.initialized = resp.Error == nil
+	}
+	return call
+}
+
+func (c *Conn) writeRequest(ctx context.Context, req *jsonrpc.Request) error {
+	out := &jsonrpc.Request{ID: req.ID, Method: req.Method, Params: req.Params}
+	switch {
+	case req.IsCall():
+		wire, err := c.journal.NextRequestID(ctx)
+		if err != nil {
+			return fmt.Errorf("mcp: request id: %w", err)
+		}
+		if out.ID, err = jsonrpc.MakeID(float64(wire)); err != nil {
+			return err
+		}
+		if !c.expect(wire, req.ID) {
+			return fmt.Errorf("%w: the client closed its input and cannot answer %s", ErrConnClosed, req.Method)
+		}
+	case req.Method == "notifications/cancelled":
+		out.Params = c.rebaseCancel(req.Params)
+	}
+	data, err := jsonrpc.EncodeMessage(out)
+	if err != nil {
+		return err
+	}
+	return c.send(ctx, Event{Stream: c.streamOf(ctx), Data: data})
+}
+
+// expect notes that the client owes an answer.
+func (c *Conn) expect(wire int64, id jsonrpc.ID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.isEnded {
+		return false
+	}
+	c.sent[wire] = id
+	return true
+}
+
+// rebaseCancel replaces the SDK's request id in a cancellation by the one the
+// client knows.
+func (c *Conn) rebaseCancel(params json.RawMessage) json.RawMessage {
+	var fields map[string]any
+	if err := json.Unmarshal(params, &fields); err != nil {
+		return params
+	}
+	id, err := jsonrpc.MakeID(fields["requestId"])
+	if err != nil {
+		return params
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for wire, open := range c.sent {
+		if open == id {
+			delete(c.sent, wire)
+			fields["requestId"] = wire
+			if out, err := marshal(fields); err == nil {
+				return out
+			}
+		}
+	}
+	return params
+}
+
+// streamOf names the call that a message belongs to, if it is still open.
+func (c *Conn) streamOf(ctx context.Context) string {
+	call, ok := CallFrom(ctx)
+	if !ok || call.conn != c {
+		return ""
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.calls[call.ID] != call {
+		return ""
+	}
+	return call.stream
+}
+
+// send commits and delivers. c.writeMu is held.
+func (c *Conn) send(ctx context.Context, ev Event) error {
+	if err := c.journal.Commit(ctx, &ev); err != nil {
+		return fmt.Errorf("mcp: outbound message not committed, so not sent: %w", err)
+	}
+	c.rt.stats.bytesOut.Add(int64(len(ev.Data)))
+	return c.sink.Deliver(ctx, ev)
+}
+
+// Close implements [sdk.Connection].
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	if c.isClosed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.isClosed = true
+	for _, call := range c.calls {
+		c.rt.calls.Delete(call.extra)
+	}
+	clear(c.calls)
+	close(c.closed)
+	c.mu.Unlock()
+	return c.sink.Close()
+}

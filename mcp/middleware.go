@@ -1,0 +1,67 @@
+package mcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+)
+
+const methodListen = "subscriptions/listen"
+
+// middleware surrounds every handler: it gives the handler its Call and a time
+// limit, turns a panic into an answer, and counts.
+func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
+	return func(ctx context.Context, method string, req sdk.Request) (res sdk.Result, err error) {
+		if extra := req.GetExtra(); extra != nil {
+			if call, ok := r.calls.Load(extra); ok {
+				ctx = context.WithValue(ctx, callKey{}, call.(*Call))
+			}
+		}
+		if method != methodListen { // a subscription lives as long as its stream
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, r.opts.CallTimeout)
+			defer cancel()
+		}
+		defer func() {
+			if p := recover(); p != nil {
+				r.stats.panics.Add(1)
+				r.log.Error("handler panicked", "method", method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				res, err = nil, &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "internal error: the handler of " + method + " failed; the server log has the details"}
+			}
+			r.count(method, res, err)
+		}()
+		start := r.opts.Now()
+		res, err = next(ctx, method, req)
+		if err != nil {
+			err = r.explain(ctx, method, err, r.opts.Now().Sub(start))
+			return nil, err
+		}
+		return res, nil
+	}
+}
+
+// explain gives an error of a handler a code, and says so when the time limit
+// was what ended it.
+func (r *Runtime) explain(ctx context.Context, method string, err error, took time.Duration) error {
+	if errors.Is(err, context.DeadlineExceeded) && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: fmt.Sprintf(
+			"%s gave up after %s, the time limit of one call", method, took.Round(time.Millisecond))}
+	}
+	return normalise(err)
+}
+
+func (r *Runtime) count(method string, res sdk.Result, err error) {
+	if method != "tools/call" {
+		return
+	}
+	r.stats.toolCalls.Add(1)
+	if result, ok := res.(*sdk.CallToolResult); err != nil || ok && result != nil && result.IsError {
+		r.stats.toolErrors.Add(1)
+	}
+}

@@ -1,0 +1,235 @@
+package mcp
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+)
+
+// Limits of Options.MaxMessageBytes and its default.
+const (
+	MinMessageBytes     = 1 << 10
+	MaxMessageBytes     = 100 << 20
+	DefaultMessageBytes = 16 << 20
+)
+
+// Options configures a [Runtime]. The zero value is a working configuration.
+type Options struct {
+	Name         string // server name told to clients; default "erlmcp"
+	Version      string // server version told to clients; default "dev"
+	Title        string // display name; default Name
+	Instructions string // how a model should use the server; may be empty
+
+	Logger *slog.Logger // default: discard
+
+	// MaxMessageBytes bounds one inbound message, and one outbound answer on
+	// stdio. MinMessageBytes..MaxMessageBytes, default DefaultMessageBytes.
+	MaxMessageBytes int64
+	// AllowedHosts are further values of the Host header to accept, without
+	// port; "*" accepts every host. Loopback names are always accepted, and
+	// when the listener is not on loopback every host is, unless this is set.
+	AllowedHosts []string
+	// AllowedOrigins are further values of the Origin header to accept, such
+	// as "https://dash.example.com"; "*" accepts every origin. Loopback
+	// origins and requests without Origin are always accepted.
+	AllowedOrigins []string
+
+	SessionTimeout  time.Duration // idle HTTP sessions end after this; default 30 min
+	CallTimeout     time.Duration // longest run of one handler; default 5 min
+	BodyTimeout     time.Duration // longest time to receive an HTTP body; default 60 s
+	KeepAlive       time.Duration // comment on silent event streams; default 30 s
+	MaxSessions     int           // HTTP sessions alive at once; default 10000
+	MaxRequests     int           // HTTP requests worked on at once; default 1000
+	MaxStreams      int           // event streams open at once; default 1000
+	MaxPending      int           // unanswered requests of one connection; default 1000
+	MaxSubscription int           // resource subscriptions of one session; default 1000
+
+	Now func() time.Time // default time.Now
+}
+
+// withDefaults fills in the zero fields and checks the others.
+func (o Options) withDefaults() (Options, error) {
+	if o.MaxMessageBytes == 0 {
+		o.MaxMessageBytes = DefaultMessageBytes
+	}
+	if o.MaxMessageBytes < MinMessageBytes || o.MaxMessageBytes > MaxMessageBytes {
+		return o, fmt.Errorf("mcp: MaxMessageBytes is %d, want %d to %d", o.MaxMessageBytes, MinMessageBytes, MaxMessageBytes)
+	}
+	setDefault(&o.Name, "erlmcp")
+	setDefault(&o.Version, "dev")
+	setDefault(&o.Title, o.Name)
+	setDefault(&o.SessionTimeout, 30*time.Minute)
+	setDefault(&o.CallTimeout, 5*time.Minute)
+	setDefault(&o.BodyTimeout, time.Minute)
+	setDefault(&o.KeepAlive, 30*time.Second)
+	setDefault(&o.MaxSessions, 10000)
+	setDefault(&o.MaxRequests, 1000)
+	setDefault(&o.MaxStreams, 1000)
+	setDefault(&o.MaxPending, 1000)
+	setDefault(&o.MaxSubscription, 1000)
+	for name, v := range map[string]int64{
+		"SessionTimeout": int64(o.SessionTimeout), "CallTimeout": int64(o.CallTimeout),
+		"BodyTimeout": int64(o.BodyTimeout), "KeepAlive": int64(o.KeepAlive),
+		"MaxSessions": int64(o.MaxSessions), "MaxRequests": int64(o.MaxRequests), "MaxStreams": int64(o.MaxStreams),
+		"MaxPending": int64(o.MaxPending), "MaxSubscription": int64(o.MaxSubscription),
+	} {
+		if v < 0 {
+			return o, fmt.Errorf("mcp: %s is negative", name)
+		}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o, nil
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Store is what the runtime needs to know of the storage below it.
+// *engine.Store implements it.
+type Store interface {
+	Failed() <-chan struct{} // closed when the store failed for good
+	Err() error              // why
+}
+
+// A Runtime serves one MCP server over any number of carriers.
+// All methods are safe for concurrent use.
+type Runtime struct {
+	opts   Options
+	store  Store
+	log    *slog.Logger
+	server *sdk.Server
+	http   http.Handler
+	stats  counters
+	calls  sync.Map // *sdk.RequestExtra -> *Call, for carriers on Conn
+
+	completions sync.Map // reference -> CompletionFunc
+	updates     *updates
+
+	done  chan struct{} // closed by Close
+	close sync.Once
+	work  sync.WaitGroup
+}
+
+// NewRuntime returns a runtime without features; register them on Server().
+// store may be nil for servers that keep no state. Call Close when done.
+func NewRuntime(store Store, o Options) (*Runtime, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	r := &Runtime{opts: o, store: store, log: o.Logger, done: make(chan struct{})}
+	r.updates = newUpdates(r)
+	quiet := slog.New(atLeast{slog.LevelWarn, o.Logger.Handler()})
+	r.server = sdk.NewServer(
+		&sdk.Implementation{Name: o.Name, Title: o.Title, Version: o.Version},
+		&sdk.ServerOptions{
+			Instructions:       o.Instructions,
+			Logger:             quiet,
+			CompletionHandler:  r.complete,
+			SubscribeHandler:   r.updates.subscribe,
+			UnsubscribeHandler: r.updates.unsubscribe,
+			GetSessionID:       newSessionID,
+		})
+	r.server.AddReceivingMiddleware(r.middleware)
+	r.http = newFront(r, quiet)
+	r.work.Add(1)
+	go func() {
+		defer r.work.Done()
+		r.updates.run()
+	}()
+	return r, nil
+}
+
+// Server returns the official SDK's server: tools, resources and prompts are
+// registered on it with the SDK's own types.
+func (r *Runtime) Server() *sdk.Server { return r.server }
+
+// Handler returns the Streamable HTTP endpoint. It serves protocol 2026-07-28
+// (stateless) and the session based revisions up to 2025-11-25 on one URL.
+func (r *Runtime) Handler() http.Handler { return r.http }
+
+// Close ends all sessions and streams, waiting at most a few seconds for
+// running calls. HTTP requests that arrive afterwards are refused. Close it
+// before http.Server.Shutdown, which waits for open streams.
+func (r *Runtime) Close() {
+	r.close.Do(func() {
+		close(r.done)
+		var all sync.WaitGroup
+		for session := range r.server.Sessions() {
+			all.Add(1)
+			go func() {
+				defer all.Done()
+				r.closeSession(session)
+			}()
+		}
+		all.Wait()
+		r.work.Wait()
+	})
+}
+
+// closePatience is how long a session may take to finish its calls when it is
+// closed; a process that gets SIGTERM has 5 s in all.
+const closePatience = 2 * time.Second
+
+func (r *Runtime) closeSession(session *sdk.ServerSession) {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		_ = session.Close()
+	}()
+	timer := time.NewTimer(closePatience)
+	defer timer.Stop()
+	select {
+	case <-closed:
+	case <-timer.C:
+		r.log.Warn("session closed with calls still running", "session", session.ID())
+	}
+}
+
+// failure returns why the store cannot be used any more, or nil.
+func (r *Runtime) failure() error {
+	if r.store == nil {
+		return nil
+	}
+	select {
+	case <-r.store.Failed():
+		if err := r.store.Err(); err != nil {
+			return err
+		}
+		return fmt.Errorf("the store failed")
+	default:
+		return nil
+	}
+}
+
+// atLeast hides what the SDK logs for every connection at info level.
+type atLeast struct {
+	level slog.Level
+	slog.Handler
+}
+
+func (h atLeast) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= h.level && h.Handler.Enabled(ctx, level)
+}
+
+func (h atLeast) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return atLeast{h.level, h.Handler.WithAttrs(attrs)}
+}
+
+func (h atLeast) WithGroup(name string) slog.Handler {
+	return atLeast{h.level, h.Handler.WithGroup(name)}
+}

@@ -1,0 +1,71 @@
+package mcp
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// Stats are counters since start, and gauges of the moment.
+type Stats struct {
+	Stateless    uint64 // HTTP requests of protocol 2026-07-28 and newer
+	Stateful     uint64 // HTTP requests of older protocols
+	Stdio        uint64 // messages read on stdio
+	BytesIn      uint64 // bytes of inbound messages
+	BytesOut     uint64 // bytes of outbound messages, over stdio
+	ToolCalls    uint64 // tools/call requests that reached a handler
+	ToolErrors   uint64 // of those, answered with isError or an error
+	Panics       uint64 // handlers that panicked; the process went on
+	StrayAnswers uint64 // answers from clients that nothing waited for
+	Updates      uint64 // resources/updated notifications handed out
+
+	Refused map[int]uint64 // messages refused before a handler saw them, by JSON-RPC error code
+
+	Sessions      int // sessions alive now, stdio included
+	InFlight      int // HTTP requests worked on now, without streams
+	Streams       int // event streams open now
+	Subscriptions int // resources that somebody subscribes to now
+}
+
+type counters struct {
+	stateless, stateful, stdio atomic.Uint64
+	bytesIn, bytesOut          atomic.Int64
+	toolCalls, toolErrors      atomic.Uint64
+	panics, strayAnswers       atomic.Uint64
+	updates                    atomic.Uint64
+	inFlight, streams          atomic.Int64
+
+	mu      sync.Mutex
+	refused map[int]uint64
+}
+
+func (c *counters) refuse(code int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.refused == nil {
+		c.refused = make(map[int]uint64)
+	}
+	c.refused[code]++
+}
+
+// Stats returns the counters. It is cheap enough for every scrape.
+func (r *Runtime) Stats() Stats {
+	c := &r.stats
+	s := Stats{
+		Stateless: c.stateless.Load(), Stateful: c.stateful.Load(), Stdio: c.stdio.Load(),
+		BytesIn: uint64(c.bytesIn.Load()), BytesOut: uint64(c.bytesOut.Load()),
+		ToolCalls: c.toolCalls.Load(), ToolErrors: c.toolErrors.Load(),
+		Panics: c.panics.Load(), StrayAnswers: c.strayAnswers.Load(), Updates: c.updates.Load(),
+		InFlight: int(c.inFlight.Load()), Streams: int(c.streams.Load()),
+		Subscriptions: r.updates.count(),
+		Refused:       make(map[int]uint64),
+	}
+	for range r.server.Sessions() {
+		s.Sessions++
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for code, n := range c.refused {
+		s.Refused[code] = n
+	}
+	return s
+}
