@@ -154,8 +154,8 @@ func TestBadSourcesAreNamedWithPlaceKeyAndRemedy(t *testing.T) {
 		{"count out of range", "storage:\n  max_pending: 0\n", Sources{}, []string{"0 is outside its range 1..1048576"}},
 		{"address", "server:\n  listen: 8080\n", Sources{}, []string{`"8080" is not an address: write host:port`}},
 		{"port", "server:\n  listen: 127.0.0.1:70000\n", Sources{}, []string{"the port must be a number from 0 to 65535"}},
-		{"segment alignment", "storage:\n  segment_size: 65537\n", Sources{}, []string{"erlmcp.yaml:2: storage.segment_size: 65537 is not a multiple of 4096", "storage.max_value_bytes: 16MiB is more than half"}},
-		{"value larger than a segment", "storage:\n  segment_size: 1MiB\n", Sources{}, []string{"storage.max_value_bytes: 16MiB is more than half of storage.segment_size (1MiB)"}},
+		{"segment alignment", "storage:\n  segment_size: 65537\n", Sources{}, []string{"erlmcp.yaml:2: storage.segment_size: 65537 is not a multiple of 4096", "storage.max_value_bytes: 16MiB is too much"}},
+		{"value larger than a segment", "storage:\n  segment_size: 1MiB\n", Sources{}, []string{"storage.max_value_bytes: 16MiB is too much for storage.segment_size (1MiB): a change takes at most half a log segment, which leaves 504KiB for a value"}},
 		{"queue smaller than a value", "storage:\n  max_pending_bytes: 1MiB\n", Sources{}, []string{"erlmcp.yaml:2: storage.max_pending_bytes: 1MiB is less than storage.max_value_bytes (16MiB)"}},
 		{"one address twice", "server:\n  metrics_listen: 127.0.0.1:8080\n", Sources{}, []string{"erlmcp.yaml:2: server.metrics_listen: 127.0.0.1:8080 is also server.listen"}},
 		{

@@ -179,10 +179,11 @@ func (l *loader) finish(env map[string]string) {
 	if c.Storage.SegmentSize%4096 != 0 {
 		l.fail(l.origin("storage.segment_size"), "storage.segment_size", "%d is not a multiple of 4096", c.Storage.SegmentSize)
 	}
-	if c.Storage.MaxValueBytes > c.Storage.SegmentSize/2 {
+	// A transaction takes at most half a segment; a page or two of it is needed for everything but the value.
+	if most := c.Storage.SegmentSize/2 - 8*kib; c.Storage.MaxValueBytes > most {
 		l.fail(l.origin("storage.max_value_bytes"), "storage.max_value_bytes",
-			"%s is more than half of storage.segment_size (%s): a value must fit into one log segment",
-			formatSize(c.Storage.MaxValueBytes), formatSize(c.Storage.SegmentSize))
+			"%s is too much for storage.segment_size (%s): a change takes at most half a log segment, which leaves %s for a value",
+			formatSize(c.Storage.MaxValueBytes), formatSize(c.Storage.SegmentSize), formatSize(most))
 	}
 	if c.Storage.MaxPendingBytes < c.Storage.MaxValueBytes {
 		l.fail(l.origin("storage.max_pending_bytes"), "storage.max_pending_bytes",
