@@ -30,7 +30,8 @@ type logConfig struct {
 func (c logConfig) options(d *simdisk.Disk, seed uint64) wal.Options {
 	o := wal.Options{
 		FS: d, SegmentSize: c.SegmentSize, BlockSize: c.BlockSize,
-		Rand: seededReader(seed), Now: func() time.Time { return time.Unix(1_700_000_000, 0) },
+		RingBytes: []int64{-1, 8 << 10, 64 << 10}[seed%3], // small: the ring is allocated at Open
+		Rand:      seededReader(seed), Now: func() time.Time { return time.Unix(1_700_000_000, 0) },
 	}
 	if c.Encrypted {
 		o.Key = bytes.Repeat([]byte{7}, wal.KeySize)
