@@ -424,7 +424,7 @@ func (c *Conn) writeRequest(ctx context.Context, req *jsonrpc.Request) error {
 			return err
 		}
 		if !c.expect(wire, req.ID) {
-			return fmt.Errorf("%w: the client closed its input and cannot answer %s", ErrConnClosed, req.Method)
+			return rejected("the client closed its input and cannot answer " + req.Method)
 		}
 	case req.Method == "notifications/cancelled":
 		out.Params = c.rebaseCancel(req.Params)
@@ -434,6 +434,12 @@ func (c *Conn) writeRequest(ctx context.Context, req *jsonrpc.Request) error {
 		return err
 	}
 	return c.send(ctx, Event{Stream: c.streamOf(ctx), Data: data})
+}
+
+// rejected is an error of Write that fails one message only: the SDK ends the
+// connection on every error but those with this code (its ErrRejected).
+func rejected(why string) error {
+	return &jsonrpc.Error{Code: -32005, Message: why}
 }
 
 // expect notes that the client owes an answer.

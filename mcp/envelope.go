@@ -37,9 +37,8 @@ type envelope struct {
 	version string          // params._meta protocolVersion, if any
 }
 
-func (e *envelope) isCall() bool         { return e.method != "" && e.id != nil }
-func (e *envelope) isNotification() bool { return e.method != "" && e.id == nil }
-func (e *envelope) isResponse() bool     { return e.method == "" }
+func (e *envelope) isCall() bool     { return e.method != "" && e.id != nil }
+func (e *envelope) isResponse() bool { return e.method == "" }
 
 // message converts e into the SDK's form. The SDK's own decoder would parse
 // the text a second time.

@@ -426,4 +426,3 @@ func FuzzHandler(f *testing.F) {
 		}
 	})
 }
-

@@ -60,23 +60,24 @@ func (l *lineReader) line() ([]byte, error) {
 	var line []byte
 	for {
 		part, err := l.src.ReadSlice('\n')
-		if int64(len(line)+len(bytes.TrimRight(part, "\r\n"))) > l.limit {
-			return nil, l.skip(line, part, err)
-		}
 		line = append(line, part...)
+		if int64(len(bytes.TrimRight(line, "\r\n"))) > l.limit {
+			return nil, l.skip(line, err)
+		}
 		if err == nil || !errors.Is(err, bufio.ErrBufferFull) {
 			return line, err
 		}
 	}
 }
 
-// skip reads to the end of a line that is too long.
-func (l *lineReader) skip(line, part []byte, err error) error {
+// skip reads to the end of a line that is too long; err is what the read of
+// its beginning ended with.
+func (l *lineReader) skip(line []byte, err error) error {
 	var ids idScan
 	ids.write(line)
-	ids.write(part)
-	size := int64(len(line) + len(part))
+	size := int64(len(line))
 	for errors.Is(err, bufio.ErrBufferFull) {
+		var part []byte
 		part, err = l.src.ReadSlice('\n')
 		ids.write(part)
 		size += int64(len(part))

@@ -472,4 +472,3 @@ func lastEvent(stream []byte) []byte {
 	}
 	return last
 }
-

@@ -28,7 +28,7 @@ type shaper struct {
 	status  int        // 0 until WriteHeader
 	capture bool       // the body is a plain text error, kept back for finish
 	stream  bool       // the body is an event stream
-	ended   bool // the handler returned
+	ended   bool       // the handler returned
 	timer   *time.Timer
 	text    bytes.Buffer
 }
