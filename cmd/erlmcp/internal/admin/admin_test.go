@@ -1,0 +1,176 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
+)
+
+// fakeSource answers with fixed documents.
+type fakeSource struct {
+	verify func(ctx context.Context, done func(integrity.Check)) (integrity.Report, error)
+}
+
+func (fakeSource) Status(context.Context) Status { return Status{Running: true, PID: 42} }
+func (fakeSource) Health(context.Context) Health {
+	return Health{Status: Yellow, Phase: PhaseServing, Components: map[string]Component{"disk": {Status: Yellow, Message: "m"}}}
+}
+
+func (f fakeSource) Verify(ctx context.Context, done func(integrity.Check)) (integrity.Report, error) {
+	return f.verify(ctx, done)
+}
+
+// serve runs a server for src on a fresh directory whose path is too long for a plain socket address.
+func serve(t *testing.T, src Source) (dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), strings.Repeat("long", 30))
+	require.NoError(t, os.MkdirAll(dir, 0o700))
+	l, err := Listen(dir)
+	require.NoError(t, err)
+	srv := Server(src)
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(l) }()
+	t.Cleanup(func() {
+		require.NoError(t, srv.Close())
+		require.ErrorIs(t, <-ended, http.ErrServerClosed)
+	})
+	return dir
+}
+
+func TestDocumentsTravelOverTheSocket(t *testing.T) {
+	dir := serve(t, fakeSource{})
+	c := NewClient(dir)
+	s, err := c.Status(context.Background())
+	require.NoError(t, err)
+	require.Equal(t, 42, s.PID)
+	h, err := c.Health(context.Background())
+	require.NoError(t, err)
+	require.Equal(t, Yellow, h.Status)
+	require.Equal(t, "m", h.Components["disk"].Message)
+}
+
+func TestVerifyStreamsEachCheckAndThenTheReport(t *testing.T) {
+	second := make(chan struct{})
+	dir := serve(t, fakeSource{verify: func(_ context.Context, done func(integrity.Check)) (integrity.Report, error) {
+		done(integrity.Check{Name: "a", Passed: true})
+		<-second // proves that the first check arrived before the second one ended
+		done(integrity.Check{Name: "b"})
+		return integrity.Report{Index: 7, Checks: []integrity.Check{{Name: "a"}, {Name: "b"}}}, nil
+	}})
+	var seen []string
+	report, err := NewClient(dir).Verify(context.Background(), func(c integrity.Check) {
+		if seen = append(seen, c.Name); c.Name == "a" {
+			close(second)
+		}
+	})
+	require.NoError(t, err)
+	require.Equal(t, []string{"a", "b"}, seen)
+	require.EqualValues(t, 7, report.Index)
+}
+
+func TestVerifyReportsWhyItCouldNotRun(t *testing.T) {
+	dir := serve(t, fakeSource{verify: func(context.Context, func(integrity.Check)) (integrity.Report, error) {
+		return integrity.Report{}, errors.New("the store is closing")
+	}})
+	_, err := NewClient(dir).Verify(context.Background(), nil)
+	require.ErrorContains(t, err, "the store is closing")
+}
+
+func TestVerifyEndsInTheServerWhenTheClientLeaves(t *testing.T) {
+	ended := make(chan struct{})
+	dir := serve(t, fakeSource{verify: func(ctx context.Context, done func(integrity.Check)) (integrity.Report, error) {
+		done(integrity.Check{Name: "a"})
+		<-ctx.Done()
+		close(ended)
+		return integrity.Report{}, ctx.Err()
+	}})
+	ctx, cancel := context.WithCancel(context.Background())
+	_, err := NewClient(dir).Verify(ctx, func(integrity.Check) { cancel() })
+	require.Error(t, err)
+	<-ended
+}
+
+func TestServerThatDiesInTheMiddleIsAnError(t *testing.T) {
+	dir := serve(t, fakeSource{verify: func(_ context.Context, done func(integrity.Check)) (integrity.Report, error) {
+		done(integrity.Check{Name: "a"})
+		panic(http.ErrAbortHandler)
+	}})
+	_, err := NewClient(dir).Verify(context.Background(), nil)
+	require.ErrorContains(t, err, "stopped before the check was finished")
+}
+
+func TestNobodyListeningIsErrNoServer(t *testing.T) {
+	_, err := NewClient(filepath.Join(t.TempDir(), "missing")).Status(context.Background())
+	require.ErrorIs(t, err, ErrNoServer)
+
+	dir := t.TempDir() // a socket file left by a killed process
+	l, err := Listen(dir)
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	require.FileExists(t, SocketPath(dir))
+	_, err = NewClient(dir).Status(context.Background())
+	require.ErrorIs(t, err, ErrNoServer)
+
+	again, err := Listen(dir)
+	require.NoError(t, err, "the next server replaces the leftover")
+	require.NoError(t, again.Close())
+}
+
+func TestUnexpectedAnswersAreErrors(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Listen(dir)
+	require.NoError(t, err)
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/status" {
+			w.WriteHeader(http.StatusTeapot)
+			return
+		}
+		_, _ = io.WriteString(w, "not JSON")
+	})}
+	go func() { _ = srv.Serve(l) }()
+	defer srv.Close()
+	_, err = NewClient(dir).Status(context.Background())
+	require.ErrorContains(t, err, "418")
+	_, err = NewClient(dir).Health(context.Background())
+	require.ErrorContains(t, err, "invalid character")
+}
+
+func TestRunFileIsPrivateCompleteAndRemoved(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "serve.json.tmp"), []byte("old"), 0o666))
+	want := RunFile{PID: 1, Listen: "127.0.0.1:1", StartedAt: time.Unix(5, 0).UTC()}
+	require.NoError(t, WriteRunFile(dir, want))
+	info, err := os.Stat(filepath.Join(dir, "serve.json"))
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	got, err := ReadRunFile(dir)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+
+	require.NoError(t, Cleanup(dir))
+	_, err = ReadRunFile(dir)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.NoError(t, Cleanup(dir), "nothing to clean is fine")
+
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "serve.json"), []byte("{"), 0o600))
+	_, err = ReadRunFile(dir)
+	require.ErrorContains(t, err, "serve.json")
+}
+
+func TestWorseKeepsTheWorseLevel(t *testing.T) {
+	require.Equal(t, Green, Worse(Green, Green))
+	require.Equal(t, Yellow, Worse(Green, Yellow))
+	require.Equal(t, Red, Worse(Yellow, Red))
+	require.Equal(t, Red, Worse(Red, Green))
+}

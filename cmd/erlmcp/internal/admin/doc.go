@@ -1,0 +1,15 @@
+// Package admin is the conversation between a running server and the commands that ask about it.
+//
+// A server that owns a data directory leaves two things in it:
+//
+//	DIR/serve.json   who it is: process id, addresses, start time      (see RunFile)
+//	DIR/admin.sock   a Unix socket, mode 0600, that speaks HTTP        (see Serve and Client)
+//
+//	GET  /status     a Status document
+//	GET  /health     a Health document
+//	POST /verify     runs the integrity checks; one JSON object per line: each check as it ends, then the report
+//
+// Both exist while the server runs and are removed when it stops. After a kill -9 they are left behind; the next server
+// replaces them, which is safe because it holds the directory's lock by then, and a client notices that nobody listens.
+// Whoever may open the socket may read the whole state, hence its mode; it offers nothing that changes state.
+package admin
