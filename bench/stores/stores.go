@@ -38,6 +38,7 @@ type Engine struct {
 }
 
 var engines = []Engine{
+	{Name: "erlmcp", Open: openOurs, Note: "engine.Update: isolation, conflict check, state hash, audit trail"},
 	{Name: "pebble", Open: OpenPebble, Peer: true, Note: "Batch.Set, Commit(Sync); no isolation, no conflict check"},
 	{Name: "bbolt", Open: OpenBolt, Peer: true, Note: "Update: one transaction and one sync per write"},
 	{Name: "bbolt-batch", Open: openBoltBatch, Peer: true, Note: "Batch: concurrent writes share a transaction, up to 10 ms of waiting"},
