@@ -325,8 +325,10 @@ func FuzzStdio(f *testing.F) {
 		}
 		probe := append(append([]byte(nil), input...), "\n"+stateless(`"probe"`, "tools/list", "")...)
 		var out bytes.Buffer
+		start := time.Now()
 		err := r.ServeStdio(t.Context(), bytes.NewReader(probe), &out)
 		require.NoError(t, err)
+		require.Less(t, time.Since(start), 5*time.Second, "something waited for an answer that cannot come")
 		require.Contains(t, out.String(), `"id":"probe"`)
 		for line := range bytes.SplitSeq(bytes.TrimSpace(out.Bytes()), []byte("\n")) {
 			require.True(t, json.Valid(line), "%q", line)
