@@ -259,6 +259,8 @@ func TestSlowOperationsWaitOnTheInjectedClock(t *testing.T) {
 	require.Equal(t, []string{"sync /x", "sync /x"}, seen)
 }
 
+type dropper interface{ DropCache(off, n int64) error }
+
 func TestFailedSyncLosesDataForGood(t *testing.T) {
 	lost, kept := 0, 0
 	for seed := range uint64(20) {
@@ -271,9 +273,13 @@ func TestFailedSyncLosesDataForGood(t *testing.T) {
 		require.Equal(t, fill('1', 2048), read(t, d, "/x"), "the cache claims the new bytes")
 		_, err = f.WriteAt(fill('2', 512), 512)
 		require.NoError(t, err)
+		require.NoError(t, f.(dropper).DropCache(0, 4096))
+		require.Equal(t, byte('1'), read(t, d, "/x")[0], "a page with unsynced writes stays")
 		require.NoError(t, f.Sync(), "the next sync succeeds and does not repair")
 
 		after := read(t, d.Crash(simdisk.Policy{Data: simdisk.DataKept, Dirs: simdisk.DirsKept}, seed), "/x")
+		require.NoError(t, f.(dropper).DropCache(0, 4096))
+		require.Equal(t, after, read(t, d, "/x"), "without the cache the disk speaks")
 		for s := 0; s < 4; s++ {
 			sector := after[s*512 : s*512+512]
 			require.Equal(t, fill(sector[0], 512), sector, "a sector is old or new, never mixed")

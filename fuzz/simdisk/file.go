@@ -243,6 +243,34 @@ func (f *file) Sync() error {
 	return pathError("sync", f.path, fl.Err)
 }
 
+// DropCache makes later reads of [off, off+n) come from the disk, as
+// posix_fadvise(DONTNEED) does on Linux: clean pages go, pages with unsynced
+// writes stay. It shows what a failed sync, or a write that went astray, left.
+func (f *file) DropCache(off, n int64) error {
+	f.d.mu.Lock()
+	defer f.d.mu.Unlock()
+	if err := f.usable("dropcache", false); err != nil {
+		return err
+	}
+	f.nd.dropCache(off, n)
+	return nil
+}
+
+// dropCache is a property of the machine, not of the disk: it is no Op.
+// Whole pages only.
+func (nd *inode) dropCache(off, n int64) {
+	for at := off / pageSize * pageSize; at < min(off+n, nd.cache.size); at += pageSize {
+		busy := slices.ContainsFunc(nd.pending, func(w dirty) bool { return w.off < at+pageSize && at < w.off+w.n })
+		if busy {
+			continue
+		}
+		var p [pageSize]byte
+		nd.disk.readAt(p[:], at)
+		size := min(pageSize, nd.cache.size-at)
+		nd.cache.writeAt(p[:size], size, at)
+	}
+}
+
 // info describes the inode under a name. The disk's mutex is held.
 func (nd *inode) info(name string) vfs.FileInfo {
 	return fileInfo{name: path.Base(clean(name)), size: nd.cache.size, mod: nd.mod, dir: nd.dir}
