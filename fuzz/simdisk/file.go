@@ -252,23 +252,8 @@ func (f *file) DropCache(off, n int64) error {
 	if err := f.usable("dropcache", false); err != nil {
 		return err
 	}
-	f.nd.dropCache(off, n)
+	f.d.do(Op{Kind: OpDropCache, Path: f.path, Ino: uint64(f.id), Off: off, Len: n})
 	return nil
-}
-
-// dropCache is a property of the machine, not of the disk: it is no Op.
-// Whole pages only.
-func (nd *inode) dropCache(off, n int64) {
-	for at := off / pageSize * pageSize; at < min(off+n, nd.cache.size); at += pageSize {
-		busy := slices.ContainsFunc(nd.pending, func(w dirty) bool { return w.off < at+pageSize && at < w.off+w.n })
-		if busy {
-			continue
-		}
-		var p [pageSize]byte
-		nd.disk.readAt(p[:], at)
-		size := min(pageSize, nd.cache.size-at)
-		nd.cache.writeAt(p[:size], size, at)
-	}
 }
 
 // info describes the inode under a name. The disk's mutex is held.

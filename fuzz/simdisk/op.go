@@ -22,6 +22,7 @@ const (
 	OpDirSync                     // a directory's entries become durable
 	OpSyncFailed                  // a sync returned an error: some dirty sectors became durable, all count as clean
 	OpMisdirect                   // a write whose bytes reached another place of the disk
+	OpDropCache                   // clean pages of a range are forgotten and read from the disk again
 	OpRead
 	OpOpen
 	OpList
@@ -32,7 +33,7 @@ const (
 
 var kindNames = []string{
 	"create", "mkdir", "link", "remove", "rename", "write", "sync", "dirsync",
-	"sync-failed", "misdirect", "read", "open", "list",
+	"sync-failed", "misdirect", "dropcache", "read", "open", "list",
 }
 
 // String returns the name of the kind, or several joined by "|".
@@ -60,8 +61,8 @@ type Op struct {
 	To   uint64 // rename, link: directory of the new name; misdirect: inode that was hit instead
 	New  string // rename, link: the new name
 
-	Off   int64  // write, misdirect: where the bytes were meant to go
-	Len   int64  // write, misdirect: how many
+	Off   int64  // write, misdirect: where the bytes were meant to go; dropcache: start of the range
+	Len   int64  // write, misdirect, dropcache: how many
 	Data  []byte // write, misdirect: the bytes; nil means Len zeros
 	ToOff int64  // misdirect: where the bytes went
 
@@ -76,6 +77,8 @@ func (o Op) String() string {
 		return fmt.Sprintf("write %s [%d,+%d)", o.Path, o.Off, o.Len)
 	case OpMisdirect:
 		return fmt.Sprintf("misdirect %s [%d,+%d) to inode %d at %d", o.Path, o.Off, o.Len, o.To, o.ToOff)
+	case OpDropCache:
+		return fmt.Sprintf("dropcache %s [%d,+%d)", o.Path, o.Off, o.Len)
 	case OpRename, OpLink:
 		return fmt.Sprintf("%s %s to %s", o.Kind, o.Path, o.New)
 	default:

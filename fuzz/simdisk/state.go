@@ -111,6 +111,8 @@ func (s *state) apply(op Op) {
 		s.nodes[ino(op.Ino)].sync()
 	case OpSyncFailed:
 		s.nodes[ino(op.Ino)].syncFailed(op.Seed)
+	case OpDropCache:
+		s.nodes[ino(op.Ino)].dropCache(op.Off, op.Len)
 	case OpDirSync:
 		nd := s.nodes[ino(op.Ino)]
 		nd.durable, nd.changes = maps.Clone(nd.entries), nil
@@ -203,4 +205,18 @@ func (nd *inode) syncFailed(seed uint64) {
 	}
 	nd.pending = nil
 	nd.diverged = true
+}
+
+// dropCache forgets the clean pages of a range.
+func (nd *inode) dropCache(off, n int64) {
+	for at := off / pageSize * pageSize; at < min(off+n, nd.cache.size); at += pageSize {
+		busy := slices.ContainsFunc(nd.pending, func(w dirty) bool { return w.off < at+pageSize && at < w.off+w.n })
+		if busy {
+			continue
+		}
+		var p [pageSize]byte
+		nd.disk.readAt(p[:], at)
+		size := min(pageSize, nd.cache.size-at)
+		nd.cache.writeAt(p[:size], size, at)
+	}
 }
