@@ -46,7 +46,8 @@ type Options struct {
 
 // IndexSpec describes a secondary index of one table. Keys must be a pure function of its arguments and must
 // not keep or change them; it returns 0..n index keys for a row and runs on the apply path, so it must be quick
-// and must not panic.
+// and must not panic. A changed Keys function needs a new Name: the log may hold entries that were checked with the old
+// one. All nodes of a replicated store must have the same indexes.
 type IndexSpec struct {
 	Name  string
 	Table string
@@ -102,7 +103,7 @@ type Committer interface {
 	// done is called exactly once, from any goroutine, after the write set was durably logged and applied (or
 	// refused: out.Err), or could not be committed (err). A non-nil error means it was not
 	// placed and done is never called. Commit must not block for longer than it takes to queue.
-	// With Async, done is called all the same; only the store's caller does not wait for it.
+	// done must not be called from within Commit. With Async, done is called all the same; only the store's caller does not wait for it.
 	Commit(ctx context.Context, ws []byte, d Durability, done func(index uint64, out ApplyOutcome, err error)) error
 	// Barrier returns when everything committed anywhere before the call is applied here.
 	Barrier(ctx context.Context) error

@@ -1,0 +1,351 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/erlmcp/erlmcp/wal"
+)
+
+// Apply applies durable log entries and returns one outcome for each. It is for a Committer of one's own: call it from
+// one goroutine at a time, with strictly ascending indexes; entries at or below the applied index are
+// skipped. The outcome is a pure function of the log, so every node decides alike. Entry data is not kept.
+//
+// After an internal error every outcome is ErrFailed and the store has failed.
+func (s *Store) Apply(entries []wal.Entry) []ApplyOutcome {
+	return s.applyGroup(entries, make([]ApplyOutcome, 0, len(entries)))
+}
+
+// applier is the state of the apply loop; mu only makes the one-goroutine rule of Apply safe to break.
+type applier struct {
+	mu     sync.Mutex
+	hasher rowHasher
+	ws     WriteSet
+	names  map[string]string // interned table names
+	points []foot
+	ranges []rangeRead
+	feet   []foot
+	row    []byte // scratch: Pebble key
+	val    []byte // scratch: row value
+	aux    []byte // scratch: deadline keys, applied row
+
+	// The open group: decided but not yet visible.
+	batch    *pebble.Batch
+	overlay  map[string]overlayRow // rows the group changed
+	diffs    []indexDiff
+	lanes    lanes
+	index    uint64 // newest decided index
+	bytes    int64  // of log entries
+	hashes   []indexHash
+	rejected []rejection
+	entries  int
+	soonest  int64 // earliest deadline written
+}
+
+type overlayRow struct {
+	present bool
+	raw     []byte // encoded row value
+}
+
+type indexHash struct {
+	index uint64
+	lanes lanes
+}
+
+type rejection struct {
+	index  uint64
+	reason byte
+}
+
+// maxGroupBytes bounds a group's Pebble batch, so that it stays well below a memtable.
+const maxGroupBytes = 4 << 20
+
+// applyGroup applies entries as few groups as possible and appends their outcomes to outs.
+func (s *Store) applyGroup(entries []wal.Entry, outs []ApplyOutcome) []ApplyOutcome {
+	if len(entries) == 0 {
+		return outs
+	}
+	a := &s.ap
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	start := len(outs)
+	err := s.failIfBroken()
+	for i := range entries {
+		if err != nil {
+			break
+		}
+		var out ApplyOutcome
+		if out, err = s.applyEntry(&entries[i]); err == nil {
+			outs = append(outs, out)
+			if a.batch != nil && a.batch.Len() > maxGroupBytes {
+				err = s.publish()
+			}
+		}
+	}
+	if err == nil {
+		err = s.publish()
+	}
+	if err != nil {
+		// Nothing of this call may be acknowledged, not even what was published: callers treat ErrFailed as unknown.
+		err = s.fail("apply", err)
+		outs = outs[:start]
+		for i := range entries {
+			outs = append(outs, ApplyOutcome{Index: entries[i].Index, Err: err})
+		}
+		return outs
+	}
+	s.flush.hold(s)
+	return outs
+}
+
+func (s *Store) failIfBroken() error {
+	if s.broken() {
+		return s.failure()
+	}
+	return nil
+}
+
+// applyEntry decides one entry and adds its effects to the open group.
+func (s *Store) applyEntry(e *wal.Entry) (ApplyOutcome, error) {
+	a := &s.ap
+	out := ApplyOutcome{Index: e.Index}
+	if e.Index <= a.index {
+		return out, nil
+	}
+	s.openGroup()
+	if e.Type == EntryWriteSet {
+		reason, err := s.applyWriteSet(e, &out)
+		if err != nil {
+			return out, fmt.Errorf("log entry %d: %w", e.Index, err)
+		}
+		if reason != 0 {
+			if err := a.batch.Set(markerKey(e.Index), []byte{reason}, nil); err != nil {
+				return out, fmt.Errorf("log entry %d: %w", e.Index, err)
+			}
+			a.rejected = append(a.rejected, rejection{e.Index, reason})
+			s.stats.rejected.Add(1)
+		}
+	}
+	a.index = e.Index
+	a.bytes += int64(len(e.Data))
+	a.entries++
+	a.hashes = append(a.hashes, indexHash{e.Index, a.lanes})
+	return out, nil
+}
+
+func (s *Store) openGroup() {
+	a := &s.ap
+	if a.batch == nil {
+		a.batch = s.db.NewBatch()
+	}
+}
+
+// applyWriteSet returns a reason if the write set is refused. A non-nil error is an internal failure.
+func (s *Store) applyWriteSet(e *wal.Entry, out *ApplyOutcome) (reason byte, err error) {
+	a := &s.ap
+	ws := &a.ws
+	if err := ws.decode(e.Data, a.names); err != nil {
+		if errors.Is(err, ErrVersion) {
+			return 0, err // skipping what a newer program wrote would lose data
+		}
+		out.Err = err
+		return markMalformed, nil
+	}
+	if ws.IdempotencyKey != "" {
+		if reason, err := s.applyRecorded(ws, out); reason != 0 || err != nil {
+			return reason, err
+		}
+	}
+	ok, err := s.readsStillHold(ws, e.Index)
+	if err != nil {
+		return 0, err
+	}
+	if !ok {
+		out.Err = ErrConflict
+		return markConflict, nil
+	}
+	a.feet = a.feet[:0]
+	for i := range ws.Ops {
+		if err := s.applyOp(&ws.Ops[i], e.Index); err != nil {
+			return 0, err
+		}
+	}
+	if ws.IdempotencyKey != "" {
+		rec := idemRow{index: e.Index, reqHash: ws.RequestHash, outcome: ws.Outcome}
+		op := Op{
+			Table: idemTable, Key: []byte(ws.IdempotencyKey), Value: rec.append(nil),
+			Deadline: ws.IdempotencyDeadline,
+		}
+		if err := s.applyOp(&op, e.Index); err != nil {
+			return 0, err
+		}
+	}
+	s.win.applied(a.feet, e.Index)
+	out.Outcome = ws.Outcome
+	return 0, nil
+}
+
+// applyRecorded looks for the idempotency key.
+func (s *Store) applyRecorded(ws *WriteSet, out *ApplyOutcome) (byte, error) {
+	a := &s.ap
+	a.row = appendRowKey(a.row[:0], idemTable, []byte(ws.IdempotencyKey))
+	var rec idemRow
+	found, err := s.withRow(a.row, func(raw []byte) error {
+		r, err := s.decodeRow(a.row, raw, false)
+		if err == nil {
+			rec, err = parseIdemRow(r.value)
+		}
+		return err
+	})
+	if err != nil || !found {
+		return 0, err
+	}
+	if string(rec.reqHash) != string(ws.RequestHash) {
+		out.Err = ErrIdempotencyMismatch
+		return markMismatch, nil
+	}
+	out.Duplicate, out.First, out.Outcome = true, rec.index, rec.outcome
+	return markDuplicate, nil
+}
+
+// withRow calls fn with the newest raw value of a row, which is only valid during the call.
+func (s *Store) withRow(rowKey []byte, fn func(raw []byte) error) (found bool, err error) {
+	if o, ok := s.ap.overlay[string(rowKey)]; ok {
+		if !o.present {
+			return false, nil
+		}
+		return true, fn(o.raw)
+	}
+	raw, c, err := s.db.Get(rowKey)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, s.storeErr("read", rowKey, err)
+	}
+	defer c.Close()
+	return true, fn(raw)
+}
+
+// applyOp changes one row in the group: Pebble batch, overlay, state hash, deadline entry, index diffs, footprints.
+func (s *Store) applyOp(op *Op, index uint64) error {
+	a := &s.ap
+	a.row = appendRowKey(a.row[:0], op.Table, op.Key)
+	a.feet = append(a.feet, foot{op.Table, pos{k2: string(op.Key)}})
+	existed, err := s.withRow(a.row, func(raw []byte) error { return s.takeOut(op, raw) })
+	if err != nil {
+		return err
+	}
+	if op.Delete {
+		if existed {
+			a.overlay[string(a.row)] = overlayRow{}
+			return a.batch.Delete(a.row, nil)
+		}
+		return nil
+	}
+	h := a.hasher.row(a.row, index, op.Deadline, op.Value)
+	a.lanes.add(&h)
+	if a.val, err = s.encodeRow(a.val[:0], a.row, index, op.Deadline, op.Value); err != nil {
+		return err
+	}
+	a.overlay[string(a.row)] = overlayRow{present: true, raw: append([]byte(nil), a.val...)}
+	if op.Deadline != 0 {
+		a.aux = appendDeadlineKey(a.aux[:0], op.Deadline, a.row)
+		if err := a.batch.Set(a.aux, nil, nil); err != nil {
+			return err
+		}
+		a.soonest = min(a.soonest, op.Deadline)
+	}
+	for _, i := range s.byTable[op.Table] {
+		s.indexRow(i, op.Key, op.Value, index, false)
+	}
+	return a.batch.Set(a.row, a.val, nil)
+}
+
+// takeOut removes the traces of a row's old version.
+func (s *Store) takeOut(op *Op, raw []byte) error {
+	a := &s.ap
+	old, err := s.decodeRow(a.row, raw, false)
+	if err != nil {
+		return err
+	}
+	h := a.hasher.row(a.row, old.mod, old.deadline, old.value)
+	a.lanes.sub(&h)
+	for _, i := range s.byTable[op.Table] {
+		s.indexRow(i, op.Key, old.value, old.mod, true)
+	}
+	if old.deadline != 0 {
+		a.aux = appendDeadlineKey(a.aux[:0], old.deadline, a.row)
+		return a.batch.Delete(a.aux, nil)
+	}
+	return nil
+}
+
+func (s *Store) indexRow(i int, key, value []byte, mod uint64, remove bool) {
+	a := &s.ap
+	spec := &s.indexes[i].spec
+	for _, ik := range spec.Keys(key, value) {
+		it := indexItem{string(ik), string(key), mod}
+		a.diffs = append(a.diffs, indexDiff{i, remove, it})
+		a.feet = append(a.feet, foot{indexSpace(spec.Name), pos{it.ikey, it.key}})
+	}
+}
+
+func (s *Store) encodeRow(dst, rowKey []byte, mod uint64, deadline int64, value []byte) ([]byte, error) {
+	dst = appendRowHeader(dst, mod, deadline)
+	if s.seal == nil {
+		return append(dst, value...), nil
+	}
+	aad := append(append(make([]byte, 0, len(rowKey)+len(dst)), rowKey...), dst...)
+	return s.seal.seal(dst, aad, value)
+}
+
+// publish makes the open group visible in one step.
+func (s *Store) publish() error {
+	a := &s.ap
+	if a.batch == nil {
+		return nil
+	}
+	row := appliedRow{index: a.index, lanes: a.lanes, logID: s.ident.logID, storeID: s.ident.storeID}
+	a.aux = row.append(a.aux[:0])
+	if err := a.batch.Set(appliedKey, a.aux, nil); err != nil {
+		return fmt.Errorf("applied row: %w", err)
+	}
+	s.mu.Lock()
+	err := a.batch.Commit(pebble.NoSync)
+	if err == nil {
+		for _, d := range a.diffs {
+			s.indexes[d.index].apply(d)
+		}
+		for _, h := range a.hashes {
+			s.hashes.put(h.index, h.lanes)
+		}
+		for _, r := range a.rejected {
+			s.rejected[r.index] = r.reason
+		}
+		s.lanes = a.lanes
+		s.applied.Store(a.index)
+		if s.moved != nil {
+			close(s.moved)
+			s.moved = nil
+		}
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("commit to the row store: %w", err)
+	}
+	_ = a.batch.Close() // committed; Close only returns the memory
+	a.batch = nil
+	s.stats.groups.Add(1)
+	s.stats.entries.Add(uint64(a.entries))
+	s.flush.note(s, a.index, a.bytes)
+	s.sweep.expect(a.soonest)
+	a.soonest = math.MaxInt64
+	clear(a.overlay)
+	clear(a.diffs)
+	a.diffs, a.hashes, a.rejected, a.entries, a.bytes = a.diffs[:0], a.hashes[:0], a.rejected[:0], 0, 0
+	return nil
+}

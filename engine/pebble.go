@@ -1,0 +1,97 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+)
+
+// pebbleFormat is the newest Pebble format this version writes; fixed, so that an update of the library alone does not
+// change what is on disk.
+const pebbleFormat = pebble.FormatColumnarBlocks
+
+// pebbleLogger passes Pebble's messages on and turns its Fatalf into a failure of the store.
+type pebbleLogger struct {
+	log   *slog.Logger
+	fatal atomic.Bool
+	fail  func(doing string, cause error) error
+}
+
+// Infof logs at debug level: Pebble is talkative.
+func (l *pebbleLogger) Infof(format string, args ...any) {
+	if l.log.Enabled(context.Background(), slog.LevelDebug) {
+		l.log.Debug("pebble: " + fmt.Sprintf(format, args...))
+	}
+}
+
+// Errorf logs at error level.
+func (l *pebbleLogger) Errorf(format string, args ...any) {
+	l.log.Error("pebble: " + fmt.Sprintf(format, args...))
+}
+
+// Fatalf must not return: Pebble's state is not consistent any more. The store fails, the process is about to exit, and
+// this goroutine waits for that.
+func (l *pebbleLogger) Fatalf(format string, args ...any) {
+	l.fatal.Store(true)
+	err := fmt.Errorf(format, args...)
+	l.log.Error("pebble: fatal", "error", err)
+	_ = l.fail("the row store cannot be written", err)
+	select {}
+}
+
+func (s *Store) pebbleOptions() *pebble.Options {
+	s.pebbleLog = &pebbleLogger{log: s.o.Logger, fail: s.fail}
+	o := &pebble.Options{
+		FS:                          s.o.FS,
+		DisableWAL:                  true, // our log comes first; flushed state is a prefix of the applied batches
+		FormatMajorVersion:          pebbleFormat,
+		CacheSize:                   s.o.CacheSize,
+		MemTableSize:                s.o.MemTableSize,
+		MemTableStopWritesThreshold: 4,
+		MaxOpenFiles:                512,
+		L0CompactionThreshold:       2,
+		L0StopWritesThreshold:       24,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+		Logger:                      s.pebbleLog,
+		EventListener: &pebble.EventListener{
+			FlushEnd: func(pebble.FlushInfo) { poke(s.flush.flushed) },
+			BackgroundError: func(err error) {
+				s.o.Logger.Warn("engine: row store, background work", "error", err)
+			},
+			// The read that met the damage returns it; a reader must not stop the process.
+			DataCorruption: func(i pebble.DataCorruptionInfo) {
+				s.o.Logger.Error("engine: row store is damaged", "info", i.String())
+			},
+		},
+	}
+	for i := range o.Levels {
+		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	return o
+}
+
+// openPebble opens the row store; with must it has to exist.
+func (s *Store) openPebble(must bool) error {
+	o := s.pebbleOptions()
+	o.ErrorIfNotExists = must
+	db, err := pebble.Open(s.storeDir, o)
+	if err == nil {
+		s.db = db
+		return nil
+	}
+	if pebble.IsCorruptionError(err) || errors.Is(err, pebble.ErrDBDoesNotExist) || errors.Is(err, os.ErrNotExist) {
+		return &CorruptError{
+			What: "the row store", Where: s.storeDir, Intact: "the log in " + s.walDir,
+			Means:  "the rows cannot be read",
+			Advice: "restore from a backup or another node; keep this directory for `tcpsdump`",
+			Cause:  err,
+		}
+	}
+	return fmt.Errorf("engine: open the row store: %w", err)
+}
