@@ -152,14 +152,14 @@ func TestDocumentsAreSealedAndOpened(t *testing.T) {
 
 func TestMissingAndMalformedChecksumsAreNamed(t *testing.T) {
 	for in, code := range map[string]Code{
-		`{"a":1}`:                        CodeMissingChecksum,
-		`{"a":1,"checksum":7}`:           CodeMissingChecksum,
-		`{"a":1,"checksum":""}`:          CodeMissingChecksum,
-		`{"a":1,"checksum":"00"}`:        CodeChecksumMismatch,
-		`{"a":1,"b":`:                    CodeMalformedDocument,
-		`[1]`:                            CodeMissingChecksum,
-		``:                               CodeMalformedDocument,
-		`{"a":1,"a":2,"checksum":"00"}`:  CodeMalformedDocument,
+		`{"a":1}`:                              CodeMissingChecksum,
+		`{"a":1,"checksum":7}`:                 CodeMissingChecksum,
+		`{"a":1,"checksum":""}`:                CodeMissingChecksum,
+		`{"a":1,"checksum":"00"}`:              CodeChecksumMismatch,
+		`{"a":1,"b":`:                          CodeMalformedDocument,
+		`[1]`:                                  CodeMissingChecksum,
+		``:                                     CodeMalformedDocument,
+		`{"a":1,"a":2,"checksum":"00"}`:        CodeMalformedDocument,
 		"{\"a\":\"\xff\",\"checksum\":\"00\"}": CodeMalformedDocument,
 	} {
 		require.Equal(t, code, codeOf(checkDocument([]byte(in))), "%q", in)
