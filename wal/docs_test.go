@@ -73,7 +73,8 @@ func TestDocsExamples(t *testing.T) {
 		require.NoError(t, err)
 		return seg[off : off+batchHeaderSize+int(bh.bodyLen)+trailerSize]
 	}
-	written["identity"] = log
+	written["identity"] = log[:identitySize]
+	written["head-mark"] = log[headMarkStride:][:headMarkSize]
 	written["header"] = seg[:headerSize]
 	written["state-batch"] = batch(seg, dataStart)
 	written["entry-batch"] = batch(seg, dataStart+512)
@@ -105,6 +106,10 @@ func decodeExamples(t *testing.T, doc string, h segmentHeader) {
 	require.NoError(t, err)
 	require.Equal(t, uint16(1), version)
 	require.Equal(t, int64(minSegmentSize), id.segmentSize)
+	head, err := decodeHeadMark(docExample(t, doc, "head-mark"), id.logID)
+	require.NoError(t, err)
+	require.Equal(t, uint64(2), head.number)
+	require.Equal(t, uint64(1), head.lastIndex)
 	got, err := decodeSegmentHeader(docExample(t, doc, "header"))
 	require.NoError(t, err)
 	require.Equal(t, h, got)

@@ -12,7 +12,7 @@ import (
 // Layout of the log on disk. docs/format.md is the law; this file holds the
 // same facts as code and nothing else. All integers are little-endian.
 //
-//	LOG              64 bytes: identity of the log
+//	LOG              4096 bytes: identity of the log at 0, head marks at 1024 and 2048
 //	<id>.seg         one file per segment, id as 16 hex digits
 //
 //	segment file, always exactly SegmentSize bytes:
@@ -44,6 +44,9 @@ const (
 	footerSize      = 128
 	batchRefSize    = 16
 	identitySize    = 64
+	logFileSize     = 4096
+	headMarkSize    = 80
+	headMarkStride  = 1024 // copy i stands at (i+1)*headMarkStride
 	chainSize       = 32
 	nonceSize       = 12
 	gcmTagSize      = 16
@@ -54,6 +57,7 @@ const (
 	magicBatch   = "BATC"
 	magicTrailer = "TRLR"
 	magicEndMark = "ENDM"
+	magicHead    = "HEAD"
 
 	flagEncrypted = 1
 
@@ -97,7 +101,7 @@ type identity struct {
 }
 
 func (d *identity) encode() []byte {
-	b := make([]byte, identitySize)
+	b := make([]byte, logFileSize)
 	copy(b, magicLog)
 	binary.LittleEndian.PutUint16(b[8:], formatVersion)
 	binary.LittleEndian.PutUint16(b[10:], d.flags)
@@ -110,7 +114,7 @@ func (d *identity) encode() []byte {
 }
 
 func decodeIdentity(b []byte) (d identity, version uint16, err error) {
-	if len(b) != identitySize || string(b[:8]) != magicLog {
+	if len(b) < identitySize || string(b[:8]) != magicLog {
 		return d, 0, errFormat
 	}
 	if crc32.Checksum(b[:60], castagnoli) != binary.LittleEndian.Uint32(b[60:]) {
@@ -123,6 +127,43 @@ func decodeIdentity(b []byte) (d identity, version uint16, err error) {
 	d.createdMs = int64(binary.LittleEndian.Uint64(b[36:]))
 	copy(d.keyCheck[:], b[44:52])
 	return d, version, nil
+}
+
+// headMark stands in LOG, far from the tail: batch `number` was durable. It is
+// a lower bound that stays true for ever, because batch numbers only grow. Two
+// copies are written in turn, so that a torn write never loses the older one.
+type headMark struct {
+	sequence  uint64
+	segment   uint64
+	number    uint64
+	lastIndex uint64
+	offset    uint64 // end of the batch in the segment
+	chain     chainValue
+}
+
+func (m *headMark) encode(b []byte, logID [16]byte) {
+	copy(b, magicHead)
+	binary.LittleEndian.PutUint64(b[8:], m.sequence)
+	binary.LittleEndian.PutUint64(b[16:], m.segment)
+	binary.LittleEndian.PutUint64(b[24:], m.number)
+	binary.LittleEndian.PutUint64(b[32:], m.lastIndex)
+	binary.LittleEndian.PutUint64(b[40:], m.offset)
+	copy(b[48:80], m.chain[:])
+	binary.LittleEndian.PutUint32(b[4:], crc32.Update(crc32.Checksum(logID[:], castagnoli), castagnoli, b[8:headMarkSize]))
+}
+
+func decodeHeadMark(b []byte, logID [16]byte) (m headMark, err error) {
+	if len(b) < headMarkSize || string(b[:4]) != magicHead ||
+		crc32.Update(crc32.Checksum(logID[:], castagnoli), castagnoli, b[8:headMarkSize]) != binary.LittleEndian.Uint32(b[4:]) {
+		return m, errFormat
+	}
+	m.sequence = binary.LittleEndian.Uint64(b[8:])
+	m.segment = binary.LittleEndian.Uint64(b[16:])
+	m.number = binary.LittleEndian.Uint64(b[24:])
+	m.lastIndex = binary.LittleEndian.Uint64(b[32:])
+	m.offset = binary.LittleEndian.Uint64(b[40:])
+	copy(m.chain[:], b[48:80])
+	return m, nil
 }
 
 // segmentHeader opens a segment file. It is stored twice, in sectors of their

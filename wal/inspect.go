@@ -136,7 +136,7 @@ func (s *survey) dropMoved() (moved bool) {
 
 func (s *survey) explained(f Finding) bool {
 	path := s.fs.PathJoin(s.dir, f.File)
-	if f.Kind == KindMissingSegment {
+	if f.Kind == KindMissingSegment && s.fileOf(f.Segment) == nil {
 		if _, err := s.fs.Stat(path); err == nil {
 			return true // it has come meanwhile
 		}
@@ -188,7 +188,6 @@ func (s *survey) inspect() error {
 	if !s.exists {
 		return fmt.Errorf("%w: %s", ErrNotLog, s.dir)
 	}
-	s.resolve()
 	for _, name := range s.unknown {
 		s.add(Finding{Kind: KindUnknownFile, Severity: SeverityInfo, File: name, Message: "not a file of the log"})
 	}
@@ -206,7 +205,7 @@ func (s *survey) inspect() error {
 	if n := len(s.used); n > 0 && s.used[n-1].tail == tailLost {
 		// Perhaps a running process wrote on meanwhile: a durable batch is
 		// complete, so a fresh read of the place settles it.
-		if err := s.used[n-1].rescan(); err != nil {
+		if err := s.used[n-1].rescan(s.failed); err != nil {
 			return err
 		}
 	}
@@ -216,10 +215,10 @@ func (s *survey) inspect() error {
 	return nil
 }
 
-func (f *segmentFile) rescan() error {
+func (f *segmentFile) rescan(failed uint64) error {
 	f.batches, f.offsets, f.controls, f.records, f.entries = nil, nil, nil, 0, 0
 	f.proof, f.footer, f.footerOK, f.stop = nil, nil, false, nil
-	return f.scan(nil)
+	return f.scan(failed)
 }
 
 func (s *survey) report() Report {
@@ -252,7 +251,6 @@ func visitAll(fs vfs.FS, dir string, o InspectOptions, v Visitor) error {
 	if err := s.list(); err != nil {
 		return err
 	}
-	s.resolve()
 	if err := s.openKeys(); err != nil && !errors.Is(err, ErrKeyRequired) {
 		return err
 	}
@@ -260,7 +258,7 @@ func visitAll(fs vfs.FS, dir string, o InspectOptions, v Visitor) error {
 		if !f.placed(s) {
 			continue
 		}
-		if err := f.scan(nil); err != nil {
+		if err := f.scan(s.failed); err != nil {
 			return err
 		}
 		if v.Segment != nil {

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -44,6 +45,9 @@ type Log struct {
 	chainer   *chainer
 	scratch   []byte // encrypted batch
 	mark      []byte // end mark block
+	logFile   vfs.File
+	head      headMark // last written to LOG
+	headBuf   [headMarkSize]byte
 	nonce     [nonceSize]byte
 	committed atomic.Uint64
 
@@ -108,6 +112,9 @@ func Open(dir string, o Options) (*Log, error) {
 	l.work.L, l.quiet.L, l.room.L = &l.mu, &l.mu, &l.mu
 	if err := l.load(s); err != nil {
 		s.close()
+		if l.logFile != nil {
+			_ = l.logFile.Close()
+		}
 		return nil, err
 	}
 	l.recovery.Duration = time.Since(began)
@@ -125,7 +132,6 @@ func (l *Log) load(s *survey) error {
 	if len(s.unknown) > 0 && !s.exists {
 		return fmt.Errorf("%w: %s holds %q", ErrNotLog, l.dir, s.unknown[0])
 	}
-	s.resolve()
 	if !s.exists || s.halfCreated() {
 		if err := l.create(s); err != nil {
 			return err
@@ -190,20 +196,15 @@ func (l *Log) create(s *survey) error {
 	return s.readHeader(f)
 }
 
-// mkdirAll creates dir and makes every level it created durable.
+// mkdirAll creates dir and makes its whole path durable; also levels that an
+// earlier, cut-short Open created. A directory above that may not be opened is
+// not ours to sync.
 func mkdirAll(fs vfs.FS, dir string) error {
-	var created []string
-	for d := dir; ; d = fs.PathDir(d) {
-		if _, err := fs.Stat(d); err == nil || d == fs.PathDir(d) {
-			break
-		}
-		created = append(created, d)
-	}
 	if err := fs.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	for _, d := range created {
-		if err := syncDir(fs, fs.PathDir(d)); err != nil {
+	for d := dir; fs.PathDir(d) != d; d = fs.PathDir(d) {
+		if err := syncDir(fs, fs.PathDir(d)); err != nil && !oserror.IsPermission(err) {
 			return err
 		}
 	}
@@ -262,6 +263,11 @@ func (l *Log) takeOver(s *survey, end ending) error {
 		l.ring = newRing(l.o.RingBytes)
 	}
 	l.keep = newMaintainer(l, s)
+	var err error
+	if l.logFile, err = l.fs.OpenReadWrite(l.fs.PathJoin(l.dir, identityName), vfs.WriteCategoryUnspecified); err != nil {
+		return fmt.Errorf("wal: open identity: %w", err)
+	}
+	l.head = s.head
 	if err := l.resume(s, end); err != nil {
 		return err
 	}
@@ -270,49 +276,18 @@ func (l *Log) takeOver(s *survey, end ending) error {
 }
 
 // makeDurable makes what was found valid durable before anything is built on
-// it. A killed process may have left names and bytes in the page cache only;
-// and after a failed fdatasync the kernel may hold bytes as clean that the
-// disk never got, so a sync alone is not enough: what could have been in
-// flight, the last write, is written again.
+// it: a killed process may have left names and bytes in the page cache only.
+// After a failed fdatasync that is not enough, see failedMark.
 func (l *Log) makeDurable(live []*segmentFile) error {
 	if err := syncDir(l.fs, l.dir); err != nil {
 		return err
 	}
-	if len(live) == 0 {
-		return nil
-	}
-	f := live[len(live)-1]
-	var err error
-	if f.tail == tailSealed {
-		err = f.rewrite(f.header.segmentSize-footerSpan(int(f.footer.batches), int(f.footer.entries)), f.header.segmentSize)
-	}
-	if n := len(f.batches); err == nil && n > 0 {
-		err = f.rewrite(int64(f.batches[n-1].offset), f.end.offset)
-	}
-	if len(f.batches) == 1 && err == nil { // header and first batch are one write
-		err = f.rewrite(0, dataStart)
-	}
-	if len(f.batches) <= 1 && len(live) > 1 && err == nil {
-		p := live[len(live)-2]
-		if p.footer != nil {
-			err = p.rewrite(p.header.segmentSize-footerSpan(int(p.footer.batches), int(p.footer.entries)), p.header.segmentSize)
+	for _, f := range live[max(0, len(live)-2):] {
+		if err := f.file.SyncData(); err != nil {
+			return fmt.Errorf("wal: sync %s: %w", f.name, err)
 		}
-		err = errors.Join(err, p.file.SyncData())
-	}
-	if err = errors.Join(err, f.file.SyncData()); err != nil {
-		return fmt.Errorf("wal: make %s durable: %w", f.name, err)
 	}
 	return nil
-}
-
-// rewrite writes the bytes of [from, to) over themselves.
-func (f *segmentFile) rewrite(from, to int64) error {
-	b := make([]byte, to-from)
-	if _, err := f.file.ReadAt(b, from); err != nil {
-		return err
-	}
-	_, err := f.file.WriteAt(b, from)
-	return err
 }
 
 // resume places the tail: behind the last batch, or in a segment activated
@@ -336,6 +311,9 @@ func (l *Log) resume(s *survey, end ending) error {
 		if err := l.tail.seg.file.SyncData(); err != nil {
 			return fmt.Errorf("wal: sync %s: %w", l.tail.seg.name, err)
 		}
+	}
+	if err := l.clearFailedMark(s); err != nil {
+		return err
 	}
 	l.last = l.tail.nextIndex - 1
 	l.nextIndex = l.tail.nextIndex
@@ -435,12 +413,13 @@ func (l *Log) Close() error {
 	l.keep.stop()
 	var err error
 	if l.Err() == nil {
-		// The end mark was written when the log went idle; durable, it leaves
-		// nothing undecidable behind a clean stop.
-		if err = l.tail.seg.file.SyncData(); err != nil {
+		// The end mark was written when the log went idle; durable, it and the
+		// head mark leave nothing undecidable behind a clean stop.
+		if err = errors.Join(l.tail.seg.file.SyncData(), l.writeHeadMark(true)); err != nil {
 			err = fmt.Errorf("wal: sync on close: %w", err)
 		}
 	}
+	err = errors.Join(err, l.logFile.Close())
 	l.idx.RLock()
 	segments := slices.Clone(l.segments)
 	l.idx.RUnlock()
@@ -468,6 +447,7 @@ func (l *Log) Failed() <-chan struct{} { return l.failed }
 func (l *Log) fail(err error) error {
 	err = fmt.Errorf("%w: %w", ErrFailed, err)
 	if l.failure.CompareAndSwap(nil, &err) {
+		l.writeFailedMark()
 		close(l.failed)
 		l.o.Logger.Error("log failed", "error", err)
 	}

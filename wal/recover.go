@@ -31,6 +31,7 @@ import (
 //	18   LOG                  missing or invalid, segments agree           bad-identity: rewritten, reported
 //	19   LOG                  valid, but no segment 1 and no used segment  missing-segment: refuse
 //	20   last segment         header, but no valid batch and no evidence   activation was torn: activated again
+//	21   end of the log       head mark in LOG names a later batch         bad-batch, missing-segment: refuse
 //
 // judge applies it to a survey whose used segments were scanned. It only adds
 // findings; whether damage stops the caller is the caller's business.
@@ -39,7 +40,11 @@ func (s *survey) judge() (end ending) {
 		return s.judgeUnused()
 	}
 	s.replayControls()
-	s.judgeStart()
+	if s.start.segment == 0 {
+		// No state record anywhere: the first batch of the only segment never
+		// became durable, or is damaged.
+		s.start = logStart{segment: s.used[0].id, index: s.used[0].header.firstIndex}
+	}
 	live := s.live()
 	s.checkFiles(live)
 	for i, f := range live {
@@ -47,10 +52,39 @@ func (s *survey) judge() (end ending) {
 			s.judgeSealed(f, live[i+1])
 		}
 	}
-	if len(live) == 0 {
-		return ending{}
+	if len(live) > 0 {
+		end = s.judgeLast(live)
 	}
-	return s.judgeLast(live)
+	if s.firstDamage() == nil {
+		s.judgeHead(live, end)
+		s.judgeStart()
+	}
+	return end
+}
+
+// judgeHead holds the end against the head mark in LOG, which stands far from
+// the tail (row 21).
+func (s *survey) judgeHead(live []*segmentFile, end ending) {
+	if s.head.number == 0 {
+		return
+	}
+	last := end.before
+	if end.active != nil {
+		last = end.active.end
+	}
+	if last.number > s.head.number {
+		return
+	}
+	what := fmt.Sprintf("the head mark in %s says that batch %d (index %d, segment %d) was durable", identityName, s.head.number, s.head.lastIndex, s.head.segment)
+	if n := len(live); n > 0 && live[n-1].id == s.head.segment {
+		s.addBadBatch(live[n-1], s.head.lastIndex, what)
+		return
+	}
+	s.add(Finding{
+		Kind: KindMissingSegment, Severity: SeverityDamage, Segment: s.head.segment, File: segmentName(s.head.segment),
+		FirstIndex: last.nextIndex, LastIndex: s.head.lastIndex,
+		Message: fmt.Sprintf("the log ends with batch %d, but %s", last.number-1, what), Advice: adviceDamage,
+	})
 }
 
 // ending says where the log goes on.
@@ -80,7 +114,13 @@ func (s *survey) judgeUnused() ending {
 		return ending{activate: 1}
 	}
 	if s.next == nil || s.next.id != 1 {
-		if s.idOK && len(s.files) == 0 || len(s.files) > 0 {
+		if len(s.files) > 0 {
+			f := s.files[0]
+			s.add(Finding{
+				Kind: KindBadHeader, Severity: SeverityDamage, Segment: f.id, File: f.name, Length: dataStart,
+				Message: fmt.Sprintf("both copies of the header of segment %d are destroyed and no other segment tells them", f.id), Advice: adviceDamage,
+			})
+		} else {
 			s.add(Finding{
 				Kind: KindMissingSegment, Severity: SeverityDamage, Segment: 1, File: segmentName(1),
 				Message: "the log has an identity but no segment", Advice: adviceFile,
@@ -91,19 +131,16 @@ func (s *survey) judgeUnused() ending {
 	s.start = logStart{segment: 1, index: 1}
 	before := position{number: 1, nextIndex: 1, chain: genesis(s.identity.logID)}
 	s.judgeNext(s.next, before)
-	return ending{activate: 1, before: before}
+	end := ending{activate: 1, before: before}
+	if s.firstDamage() == nil {
+		s.judgeHead(nil, end)
+	}
+	return end
 }
 
-// judgeStart checks that the log begins where it says (row 15).
+// judgeStart checks that the log begins where it says (row 15). Damage hides
+// records that moved the start, so this is asked only when there is none.
 func (s *survey) judgeStart() {
-	if s.start.segment == 0 {
-		// No state record anywhere: the first batch of the newest segment never
-		// became durable, or is damaged. Segment 1 may lack one; others may not.
-		s.start = logStart{segment: s.used[0].id, index: s.used[0].header.firstIndex}
-		if s.used[0].id == 1 {
-			return
-		}
-	}
 	if low := s.used[0].id; low > s.start.segment {
 		s.add(Finding{
 			Kind: KindMissingSegment, Severity: SeverityDamage, Segment: low - 1, File: segmentName(low - 1),

@@ -60,6 +60,16 @@ func (m *image) zero(id uint64, off int64, n int) { m.write(id, off, make([]byte
 
 func (m *image) last() SegmentInfo { return m.segments[len(m.segments)-1] }
 
+// forget removes the head marks from LOG, as if the log had never been idle.
+func (m *image) forget() *image {
+	f, err := m.r.fs.OpenReadWrite("db/wal/LOG", vfs.WriteCategoryUnspecified)
+	require.NoError(m.t, err)
+	_, err = f.WriteAt(make([]byte, logFileSize-headMarkStride), headMarkStride)
+	require.NoError(m.t, err)
+	require.NoError(m.t, f.Close())
+	return m
+}
+
 // inSegment returns the batches of a segment.
 func (m *image) inSegment(id uint64) (bs []BatchInfo) {
 	for _, b := range m.batches {
@@ -115,14 +125,54 @@ func (m *image) repaired(kind string, last uint64) {
 	require.Empty(m.t, m.r.log.Recovery().Repairs, "repaired means repaired")
 }
 
+type row struct {
+	row  int
+	name string
+	run  func(t *testing.T)
+}
+
+// headMarkRows: the head mark in LOG closes what the tail alone cannot tell.
+func headMarkRows(n int) []row {
+	return []row{
+		{21, "a wiped newest segment is noticed after a clean stop", func(t *testing.T) {
+			m := newRig(t).open().fill(n).close().image()
+			m.zero(m.last().ID, 0, minSegmentSize)
+			require.Equal(t, uint64(n), m.refused(KindMissingSegment, m.last().ID).LastIndex)
+		}},
+		{21, "a wiped end of the log is noticed after a clean stop", func(t *testing.T) {
+			m := newRig(t).open().fill(n).close().image()
+			e := m.end()
+			m.zero(e.Segment, e.Offset, int(m.last().Tail-e.Offset)+endMarkSize)
+			c := m.refused(KindBadBatch, e.Segment)
+			require.Contains(t, c.Message, "head mark")
+			require.Equal(t, e.Offset, c.Offset)
+		}},
+		{21, "a wiped newest segment is noticed after kill -9", func(t *testing.T) {
+			m := newRig(t).open().fill(n).image()
+			m.zero(m.last().ID, 0, minSegmentSize)
+			m.refused(KindMissingSegment, m.last().ID)
+		}},
+		{21, "a torn head mark leaves the older one", func(t *testing.T) {
+			m := newRig(t).open().fill(n).close().image()
+			b, err := readFile(m.r.fs, "db/wal/LOG", logFileSize)
+			require.NoError(t, err)
+			for i := 1; i <= 2; i++ {
+				require.NotEqual(t, make([]byte, headMarkSize), b[i*headMarkStride:][:headMarkSize])
+				f, err := m.r.fs.OpenReadWrite("db/wal/LOG", vfs.WriteCategoryUnspecified)
+				require.NoError(t, err)
+				_, err = f.WriteAt([]byte("torn"), int64(i*headMarkStride+20))
+				require.NoError(t, err)
+				require.NoError(t, f.Close())
+				m.r.open().holds(1, uint64(n)).close()
+			}
+		}},
+	}
+}
+
 // The rows of the decision table in recover.go. Each names what it proves.
 func TestRecoveryDecisionTable(t *testing.T) {
 	const n = 120
-	rows := []struct {
-		row  int
-		name string
-		run  func(t *testing.T)
-	}{
+	rows := []row{
 		{1, "an idle log ends clean after kill -9", func(t *testing.T) {
 			r := newRig(t).open().fill(n).crash().open().holds(1, n)
 			require.Nil(t, r.log.Recovery().TornTail)
@@ -135,7 +185,7 @@ func TestRecoveryDecisionTable(t *testing.T) {
 		}},
 		{2, "a torn last write is cut and reported", func(t *testing.T) {
 			for _, cut := range []int{0, 40, batchHeaderSize, 600} {
-				m := newRig(t).open().fill(n).image()
+				m := newRig(t).open().fill(n).image().forget()
 				e := m.end()
 				m.zero(e.Segment, m.last().Tail, endMarkSize)
 				m.zero(e.Segment, e.Offset+int64(e.Length)-trailerSize, trailerSize)
@@ -151,7 +201,7 @@ func TestRecoveryDecisionTable(t *testing.T) {
 			}
 		}},
 		{2, "a lost first sector with the rest in place is a torn write", func(t *testing.T) {
-			m := newRig(t).open().fill(n).image()
+			m := newRig(t).open().fill(n).image().forget()
 			e := m.end()
 			m.zero(e.Segment, m.last().Tail, endMarkSize)
 			m.zero(e.Segment, e.Offset, 512)
@@ -159,7 +209,7 @@ func TestRecoveryDecisionTable(t *testing.T) {
 			require.NotNil(t, m.r.log.Recovery().TornTail)
 			// What remains of it never counts as evidence against later batches.
 			m.r.fill(1)
-			m = m.r.image()
+			m = m.r.image().forget()
 			e = m.end()
 			m.zero(e.Segment, e.Offset, int(m.last().Tail-e.Offset)+endMarkSize)
 			m.r.open().holds(1, n-1)
@@ -214,7 +264,7 @@ func TestRecoveryDecisionTable(t *testing.T) {
 		{4, "a crash between seal and activation continues in the next segment", func(t *testing.T) {
 			m := newRig(t).open().fill(n).image()
 			require.NoError(t, m.r.open().log.TruncateBack(n)) // seals, next holds state only
-			m = m.r.image()
+			m = m.r.image().forget()
 			s := m.last()
 			m.zero(s.ID, 0, minSegmentSize)
 			m.r.open().holds(1, n).fill(5).reopen().holds(1, n+5)
@@ -264,6 +314,18 @@ func TestRecoveryDecisionTable(t *testing.T) {
 			require.Equal(t, b.Offset, c.Offset)
 			require.Equal(t, b.FirstIndex, c.FirstIndex)
 			require.Equal(t, m.segments[2].FirstIndex-1, c.LastIndex)
+		}},
+		{11, "a header of another segment in one copy is a bad copy", func(t *testing.T) {
+			m := newRig(t).open().fill(n).image()
+			m.write(1, headerCopy, m.read(2, 0, headerSize))
+			m.repaired(KindHeaderCopy, n)
+		}},
+		{12, "a destroyed header of the only segment left names that segment", func(t *testing.T) {
+			r := newRig(t).open().fill(n)
+			require.NoError(t, r.log.TruncateFront(n))
+			m := r.reopen().image()
+			m.zero(m.last().ID, 0, dataStart)
+			m.refused(KindBadHeader, m.last().ID)
 		}},
 		{9, "damage to the last batch of a sealed segment is refused", func(t *testing.T) {
 			m := newRig(t).open().fill(n).image()
@@ -379,24 +441,25 @@ func TestRecoveryDecisionTable(t *testing.T) {
 		{20, "a torn activation is done again", func(t *testing.T) {
 			r := newRig(t).open().fill(n)
 			require.NoError(t, r.log.TruncateBack(n))
-			m := r.image()
+			m := r.image().forget()
 			s := m.last()
 			m.zero(s.ID, dataStart, minSegmentSize-dataStart)
 			m.write(s.ID, dataStart+10, []byte("torn"))
 			m.r.open().holds(1, n).fill(5).reopen().holds(1, n+5)
 		}},
 		{20, "a torn activation of the first segment is done again", func(t *testing.T) {
-			m := newRig(t).open().image()
+			m := newRig(t).open().image().forget()
 			m.zero(1, dataStart, minSegmentSize-dataStart)
 			m.r.open().fill(5).reopen().holds(1, 5)
 		}},
 	}
+	rows = append(rows, headMarkRows(n)...)
 	reached := map[int]bool{}
 	for _, row := range rows {
 		reached[row.row] = true
 		t.Run(fmt.Sprintf("row %d: %s", row.row, row.name), row.run)
 	}
-	for i := 1; i <= 20; i++ {
+	for i := 1; i <= 21; i++ {
 		require.True(t, reached[i], "row %d of the decision table has no test", i)
 	}
 }

@@ -92,6 +92,9 @@ func (l *Log) activate(file vfs.File, id, firstIndex uint64, jump *uint64) error
 	if err := l.writeBatch(state); err != nil {
 		return err
 	}
+	if err := l.writeHeadMark(true); err != nil {
+		return err
+	}
 	l.idx.Lock()
 	defer l.idx.Unlock()
 	l.last = firstIndex - 1

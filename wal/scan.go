@@ -80,6 +80,7 @@ type scanner struct {
 	// unchained: the chain value at pos is unknown (damage was stepped over);
 	// the next batch is checked in itself only.
 	unchained bool
+	failed    uint64 // see survey.failed
 }
 
 func newScanner(f vfs.File, size int64, h segmentHeader, aead cipher.AEAD) *scanner {
@@ -140,6 +141,9 @@ func (s *scanner) read(p position) (b scannedBatch, after position, err error) {
 		return b, p, err
 	}
 	b.offset = p.offset
+	if s.failed != 0 && p.number >= s.failed {
+		return b, p, bad("its write failed and it was never acknowledged")
+	}
 	if b.header, err = decodeBatchHeader(raw, s.seed); err != nil {
 		return b, p, bad("no valid batch header")
 	}

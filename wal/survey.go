@@ -43,7 +43,8 @@ type survey struct {
 
 	exists   bool // there is something of a log here
 	identity identity
-	idOK     bool // LOG was read and valid
+	idOK     bool     // LOG was read and valid
+	head     headMark // the newest valid one of LOG; zero if there is none
 	spares   []string
 	unknown  []string
 
@@ -57,6 +58,11 @@ type survey struct {
 
 	start logStart
 	metas map[string][]byte
+	// failed is the number of the batch whose write failed in an earlier
+	// process (see failed.go); it and everything behind it was never
+	// acknowledged. Zero: none.
+	failed    uint64
+	sawFailed bool
 	// Findings about files, not about the bytes of batches.
 	findings []Finding
 }
@@ -119,6 +125,7 @@ func (s *survey) list() error {
 			s.files = append(s.files, &segmentFile{id: id, name: name})
 		case name == identityName:
 			sawIdentity = true
+		case name == failedName:
 		case name == tempName || strings.HasSuffix(name, spareSuffix) || name == identityName+".tmp":
 			s.spares = append(s.spares, name)
 		default:
@@ -137,7 +144,8 @@ func (s *survey) list() error {
 			return err
 		}
 	}
-	return nil
+	s.resolve()
+	return s.readFailedMark()
 }
 
 func compareUint(a, b uint64) int {
@@ -151,7 +159,7 @@ func compareUint(a, b uint64) int {
 }
 
 func (s *survey) readIdentity() error {
-	b, err := readFile(s.fs, s.fs.PathJoin(s.dir, identityName), identitySize+1)
+	b, err := readFile(s.fs, s.fs.PathJoin(s.dir, identityName), logFileSize)
 	if err != nil {
 		return err
 	}
@@ -163,6 +171,11 @@ func (s *survey) readIdentity() error {
 		return fmt.Errorf("%w: log has version %d, this software reads %d", ErrVersion, version, formatVersion)
 	}
 	s.identity, s.idOK = id, true
+	for i := 1; i <= 2 && len(b) >= i*headMarkStride; i++ {
+		if m, err := decodeHeadMark(b[i*headMarkStride:], id.logID); err == nil && m.sequence > s.head.sequence {
+			s.head = m
+		}
+	}
 	return nil
 }
 
@@ -187,18 +200,38 @@ func (s *survey) readHeader(f *segmentFile) (err error) {
 	} else if n < len(page) {
 		clear(page[n:])
 	}
+	var copies [2]segmentHeader
+	var valid [2]bool
 	for i, off := range []int{0, headerCopy} {
 		h, err := decodeSegmentHeader(page[off:])
 		if errors.Is(err, ErrVersion) {
 			return fmt.Errorf("%w: segment %s", err, f.name)
 		}
-		if err != nil {
-			continue
-		}
-		f.copies[i] = true
-		f.header = h
+		copies[i], valid[i] = h, err == nil
 	}
+	f.chooseHeader(copies, valid, s)
 	return nil
+}
+
+// chooseHeader prefers a copy that belongs into this file; a valid copy that
+// says something else is then a bad copy like any other.
+func (f *segmentFile) chooseHeader(copies [2]segmentHeader, valid [2]bool, s *survey) {
+	fits := func(h *segmentHeader) bool {
+		return h.id == f.id && (!s.idOK || h.logID == s.identity.logID)
+	}
+	best := -1
+	for i := range copies {
+		if valid[i] && (best < 0 || fits(&copies[i]) && !fits(&copies[best])) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return
+	}
+	f.header = copies[best]
+	for i := range copies {
+		f.copies[i] = valid[i] && copies[i] == f.header
+	}
 }
 
 func readFile(fs vfs.FS, path string, limit int) ([]byte, error) {
@@ -334,7 +367,7 @@ func (s *survey) scanAll(parallel int) error {
 		wg.Add(1)
 		go func() {
 			defer func() { <-gate; wg.Done() }()
-			errs[i] = f.scan(nil)
+			errs[i] = f.scan(s.failed)
 		}()
 	}
 	wg.Wait()
@@ -342,9 +375,11 @@ func (s *survey) scanAll(parallel int) error {
 }
 
 // scan verifies the segment's batches from the first to the first invalid
-// one and looks at what stands there. visit, if given, sees every batch.
-func (f *segmentFile) scan(visit func(sc *scanner, b *scannedBatch) error) error {
+// one and looks at what stands there. Batches from number failed on count as
+// invalid; 0: none.
+func (f *segmentFile) scan(failed uint64) error {
 	sc := newScanner(f.file, f.size, f.header, f.aead)
+	sc.failed = failed
 	f.seed, f.first = sc.seed, sc.pos
 	for {
 		b, err := sc.next()
@@ -358,11 +393,6 @@ func (f *segmentFile) scan(visit func(sc *scanner, b *scannedBatch) error) error
 		}
 		if err := f.note(sc, &b); err != nil {
 			return err
-		}
-		if visit != nil {
-			if err := visit(sc, &b); err != nil {
-				return err
-			}
 		}
 	}
 	f.end = sc.pos

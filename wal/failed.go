@@ -1,0 +1,64 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/errors/oserror"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// failedName is a file that a log writes when it fails (see failedMark).
+const failedName = "FAILED"
+
+// writeFailedMark notes the number of the batch whose write or fdatasync
+// failed. After a failed fdatasync the kernel keeps the bytes in its page
+// cache and calls them clean although the disk never got them, so the next
+// process, on the same running machine, would find the batch valid and build
+// on it, and no fdatasync would ever write it. The batch was never
+// acknowledged: with the mark Open cuts it.
+//
+// The mark is not synced. It matters only while the page cache lives, and then
+// it is visible; after a power loss the disk tells the truth by itself.
+func (l *Log) writeFailedMark() {
+	f, err := l.fs.Create(l.fs.PathJoin(l.dir, failedName), vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return // a disk that takes no file takes no further append either
+	}
+	m := headMark{sequence: 1, segment: l.tail.seg.id, number: l.tail.number, offset: uint64(l.tail.offset), chain: l.tail.chain}
+	b := make([]byte, headMarkSize)
+	m.encode(b, l.id.logID)
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err != nil {
+		l.o.Logger.Error("cannot note the failed write", "error", err)
+	}
+}
+
+// readFailedMark sets s.failed. A mark that does not decode was torn by a
+// power loss and says nothing.
+func (s *survey) readFailedMark() error {
+	b, err := readFile(s.fs, s.fs.PathJoin(s.dir, failedName), headMarkSize)
+	if oserror.IsNotExist(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.sawFailed = true
+	if m, err := decodeHeadMark(b, s.identity.logID); err == nil {
+		s.failed = m.number
+	}
+	return nil
+}
+
+// clearFailedMark removes the mark for good. The batch it cut is overwritten
+// and synced; nothing has been appended yet.
+func (l *Log) clearFailedMark(s *survey) error {
+	if !s.sawFailed {
+		return nil
+	}
+	if err := l.fs.Remove(l.fs.PathJoin(l.dir, failedName)); err != nil {
+		return fmt.Errorf("wal: clear %s: %w", failedName, err)
+	}
+	return syncDir(l.fs, l.dir)
+}
