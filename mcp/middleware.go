@@ -39,12 +39,27 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 		start := r.opts.Now()
 		res, err = next(ctx, method, req)
 		if err != nil {
-			err = r.explain(ctx, method, err, r.opts.Now().Sub(start))
+			err = notFound(req, r.explain(ctx, method, err, r.opts.Now().Sub(start)))
 			return nil, err
 		}
 		return res, nil
 	}
 }
+
+// notFound gives the refusal of an unknown resource the code that the client's
+// protocol revision names. The SDK sends the one of 2026-07-28 to all.
+func notFound(req sdk.Request, err error) error {
+	read, ok := req.(*sdk.ReadResourceRequest)
+	var rpc *jsonrpc.Error
+	if !ok || read.ProtocolVersion() >= versionStateless || !errors.As(err, &rpc) ||
+		rpc.Code != sdk.CodeResourceNotFound || member(rpc.Data, "uri") == nil {
+		return err
+	}
+	return &jsonrpc.Error{Code: codeResourceNotFoundLegacy, Message: rpc.Message, Data: rpc.Data}
+}
+
+// codeResourceNotFoundLegacy is the code of protocol revisions up to 2025-11-25.
+const codeResourceNotFoundLegacy = -32002
 
 // explain gives an error of a handler a code, and says so when the time limit
 // was what ended it.

@@ -146,12 +146,27 @@ func NewRuntime(store Store, o Options) (*Runtime, error) {
 		})
 	r.server.AddReceivingMiddleware(r.middleware)
 	r.http = newFront(r, quiet)
+	r.Go(func(context.Context) { r.updates.run() })
+	return r, nil
+}
+
+// Go runs fn in the background until the runtime closes: ctx ends then, and
+// Close waits for fn to return. Call it before Close.
+func (r *Runtime) Go(fn func(ctx context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
 	r.work.Add(1)
 	go func() {
 		defer r.work.Done()
-		r.updates.run()
+		defer cancel()
+		fn(ctx)
 	}()
-	return r, nil
+	go func() {
+		select {
+		case <-r.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 }
 
 // Server returns the official SDK's server: tools, resources and prompts are
