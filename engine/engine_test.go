@@ -38,7 +38,7 @@ func (c *clock) Add(d time.Duration) {
 // small are options for tests: little memory, nothing in the background that depends on time.
 func small(fs vfs.FS) Options {
 	return Options{
-		FS: fs, SegmentSize: 1 << 20, MemTableSize: 256 << 10, CacheSize: 1 << 20,
+		FS: fs, SegmentSize: 256 << 10, MemTableSize: 256 << 10, CacheSize: 1 << 20,
 		FlushInterval: -1, SweepInterval: -1,
 	}
 }

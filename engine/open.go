@@ -97,7 +97,7 @@ func (s *Store) open() error {
 // claim locks the directory after making sure that it is a store or may become one. fresh: it has to be created.
 func (s *Store) claim() (fresh bool, err error) {
 	fs := s.o.FS
-	if fresh, err = s.survey(); err != nil {
+	if _, err = s.survey(); err != nil {
 		return false, err
 	}
 	if err := fs.MkdirAll(s.dir, 0o700); err != nil {

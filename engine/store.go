@@ -142,16 +142,7 @@ func (s *Store) update(ctx context.Context, fn func(tx *Tx) error, cfg *txConfig
 	defer s.end()
 	var turn *foot // the footprint this transaction was queued for
 	for try := 1; ; try++ {
-		if err := ctx.Err(); err != nil {
-			return Result{}, err
-		}
-		if err := s.writable(); err != nil {
-			return Result{}, err
-		}
-		res, c, err := s.attempt(ctx, fn, cfg, system)
-		if turn != nil && (c != nil || err != nil || res.Index == 0) {
-			s.win.pass(*turn)
-		}
+		res, c, err := s.attempt(ctx, fn, cfg, system, turn)
 		if c == nil {
 			return res, err
 		}
@@ -205,8 +196,19 @@ func (s *Store) pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// attempt runs fn once. A conflict is returned as such and not as an error.
-func (s *Store) attempt(ctx context.Context, fn func(tx *Tx) error, cfg *txConfig, system bool) (Result, *conflict, error) {
+// attempt runs fn once. A conflict is returned as such and not as an error. Whatever happens, the turn at a contended
+// footprint is handed on: the next in line may find it taken by this transaction's successor and queue again, but
+// nobody waits for a wake-up that nobody owes.
+func (s *Store) attempt(ctx context.Context, fn func(tx *Tx) error, cfg *txConfig, system bool, turn *foot) (Result, *conflict, error) {
+	if turn != nil {
+		defer s.win.pass(*turn)
+	}
+	if err := ctx.Err(); err != nil {
+		return Result{}, nil, err
+	}
+	if err := s.writable(); err != nil {
+		return Result{}, nil, err
+	}
 	tx := &Tx{s: s, cfg: cfg, now: s.now(), writable: true, system: system}
 	defer tx.close()
 	if cfg.idemKey != "" {
