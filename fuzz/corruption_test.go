@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"path"
 	"slices"
@@ -18,13 +19,11 @@ import (
 
 // specimen is a healthy log at rest that damage is done to.
 type specimen struct {
-	name    string
-	cfg     logConfig
-	disk    *simdisk.Disk
-	model   *logModel
-	keys    []string
-	regions []region
-	older   map[string][]byte // files as they were in an earlier life
+	body
+	name  string
+	cfg   logConfig
+	model *logModel
+	keys  []string
 	// earlier holds the states after fewer steps: a loss that a single node
 	// cannot tell from a torn write takes it back to one of them. It is allowed
 	// only when the process was killed, and only if one damage takes everything
@@ -32,6 +31,33 @@ type specimen struct {
 	earlier []digest
 	closed  bool
 	mark    region // the end mark
+}
+
+// body is a directory tree that damage is done to.
+type body struct {
+	disk    *simdisk.Disk
+	dir     string // of the log
+	regions []region
+	older   map[string][]byte // files as they were in an earlier life
+}
+
+// keepOlder remembers the files as they are now.
+func (s *body) keepOlder(t *testing.T, d *simdisk.Disk) {
+	s.older = map[string][]byte{}
+	for _, f := range d.Files() {
+		b, err := d.ReadFile(f)
+		require.NoError(t, err)
+		s.older[f] = b
+	}
+}
+
+// survey finds the regions of all files.
+func (s *body) survey(t *testing.T) {
+	for _, f := range s.disk.Files() {
+		b, err := s.disk.ReadFile(f)
+		require.NoError(t, err)
+		s.regions = append(s.regions, layout(f, b)...)
+	}
 }
 
 // specimens returns the kinds of logs that damage meets.
@@ -63,16 +89,13 @@ func grow(t *testing.T, cfg logConfig, name string, closed, front bool) *specime
 	require.NoError(t, err)
 	r := newRecorder(d, cfg)
 	r.open()
-	s := &specimen{name: name, cfg: cfg, closed: closed, older: map[string][]byte{}}
+	s := &specimen{name: name, cfg: cfg, closed: closed, body: body{dir: logDir}}
 	for i := range 8 {
 		r.append(1+r.rng.IntN(3), 12000)
 		r.meta(fmt.Sprintf("k%d", i%3), []byte{byte(i)})
 		if i == 3 {
 			r.back(r.next - 1)
-			for _, f := range d.Files() {
-				s.older[f], err = d.ReadFile(f)
-				require.NoError(t, err)
-			}
+			s.keepOlder(t, d)
 		}
 		if front && i%2 == 1 {
 			r.front(r.next - 2)
@@ -94,11 +117,7 @@ func grow(t *testing.T, cfg logConfig, name string, closed, front bool) *specime
 	h := r.end()
 	s.model, s.keys = h.modelAt(len(h.Steps)), h.metaKeys
 	s.earlier = h.digests[:len(h.Steps)]
-	for _, f := range s.disk.Files() {
-		b, err := s.disk.ReadFile(f)
-		require.NoError(t, err)
-		s.regions = append(s.regions, layout(f, b)...)
-	}
+	s.survey(t)
 	var ok bool
 	s.mark, ok = lastOf(s.regions, "end mark")
 	require.True(t, ok, "the log was idle, so its end is marked")
@@ -123,7 +142,7 @@ func (i injury) hits(r region) bool {
 }
 
 // spotInjuries damages one spot, in every way.
-func spotInjuries(s *specimen, at region, off int64, rng *rand.Rand) []injury {
+func spotInjuries(s *body, at region, off int64, rng *rand.Rand) []injury {
 	f := at.file
 	size := fileSize(s.disk, f)
 	sector := off / simdisk.SectorSize * simdisk.SectorSize
@@ -147,6 +166,9 @@ func spotInjuries(s *specimen, at region, off int64, rng *rand.Rand) []injury {
 		return out
 	}
 	other := rng.Int64N(size/simdisk.SectorSize) * simdisk.SectorSize
+	if sectorLen < simdisk.SectorSize {
+		return out
+	}
 	if other != sector {
 		in := one(fmt.Sprintf("sectors at %d and %d swapped", sector, other), sector, sectorLen, func(d *simdisk.Disk) error {
 			return d.Swap(f, sector, other, simdisk.SectorSize)
@@ -179,7 +201,7 @@ func fileSize(d *simdisk.Disk, name string) int64 {
 
 // fileInjuries damages whole files: missing, duplicated, renamed, cut, longer,
 // empty, replaced by an older life of itself or by another.
-func fileInjuries(s *specimen) []injury {
+func fileInjuries(s *body) []injury {
 	var out []injury
 	files := s.disk.Files()
 	whole := func(f string) region { return region{f, "", 0, 1 << 40} }
@@ -212,14 +234,51 @@ func fileInjuries(s *specimen) []injury {
 			}
 		}
 		for _, id := range []string{"0000000000000063.seg", "0000000000000001.seg"} {
-			g := path.Join(path.Dir(f), id)
-			if !slices.Contains(files, g) {
+			g := path.Join(s.dir, id)
+			if path.Dir(f) == s.dir && !slices.Contains(files, g) {
 				add(f+" duplicated as "+id, func(d *simdisk.Disk) error { return d.CopyFile(f, g) }, g)
 				add(f+" renamed to "+id, func(d *simdisk.Disk) error { return errors.Join(d.CopyFile(f, g), d.Discard(f)) }, f, g)
 			}
 		}
 	}
-	add("stray file", func(d *simdisk.Disk) error { return d.WriteFile(path.Join(logDir, "notes.txt"), []byte("hello")) }, path.Join(logDir, "notes.txt"))
+	add("stray file", func(d *simdisk.Disk) error { return d.WriteFile(path.Join(s.dir, "notes.txt"), []byte("hello")) }, path.Join(s.dir, "notes.txt"))
+	return out
+}
+
+// injuries returns all damages to whole files, and about spots damages to
+// spots, the same number for every class of bytes.
+func (s *body) injuries(spots int, rng *rand.Rand) []injury {
+	out := fileInjuries(s)
+	byClass := map[string][]region{}
+	for _, r := range s.regions {
+		byClass[r.class] = append(byClass[r.class], r)
+	}
+	for _, class := range slices.Sorted(maps.Keys(byClass)) {
+		rs := byClass[class]
+		for range max(4, spots/7/len(byClass)) { // about 7 injuries per spot
+			r := rs[rng.IntN(len(rs))]
+			out = append(out, spotInjuries(s, r, r.off+rng.Int64N(r.n), rng)...)
+		}
+	}
+	return out
+}
+
+// tailInjuries swaps every two sectors around the end of the log, where what
+// proves the end is kept.
+func tailInjuries(s *specimen) []injury {
+	var out []injury
+	f, size := s.mark.file, int64(simdisk.SectorSize)
+	lo := max(4096/size, s.mark.off/size-10)
+	hi := min(fileSize(s.disk, f)/size, s.mark.off/size+3)
+	for a := lo; a < hi; a++ {
+		for b := a + 1; b < hi; b++ {
+			out = append(out, injury{
+				what: fmt.Sprintf("sectors at %d and %d swapped", a*size, b*size), class: "tail", files: []string{f},
+				ranges: []region{{f, "", a * size, size}, {f, "", b * size, size}},
+				do:     func(d *simdisk.Disk) error { return d.Swap(f, a*size, b*size, size) },
+			})
+		}
+	}
 	return out
 }
 
@@ -239,18 +298,7 @@ func TestCorruptionOfTheLogIsNeverSilent(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 0xdead))
 			counts := &tally{}
-			injuries := fileInjuries(s)
-			byClass := map[string][]region{}
-			for _, r := range s.regions {
-				byClass[r.class] = append(byClass[r.class], r)
-			}
-			for _, rs := range byClass {
-				for range max(4, spots/7/len(byClass)) { // about 7 injuries per spot
-					r := rs[rng.IntN(len(rs))]
-					injuries = append(injuries, spotInjuries(s, r, r.off+rng.Int64N(r.n), rng)...)
-				}
-			}
-			for _, in := range injuries {
+			for _, in := range append(s.injuries(spots, rng), tailInjuries(s)...) {
 				outcome, err := s.suffer(in)
 				if err != nil {
 					outcome = "FAILED"

@@ -21,7 +21,10 @@ func (r region) end() int64 { return r.off + r.n }
 // layout splits a log file into regions.
 func layout(name string, b []byte) []region {
 	if !strings.HasSuffix(name, ".seg") {
-		return []region{{name, path.Base(name), 0, int64(len(b))}}
+		if len(b) == 0 {
+			return nil
+		}
+		return []region{{name, kindOf(name), 0, int64(len(b))}}
 	}
 	var out []region
 	add := func(class string, from, to int64) {
@@ -67,6 +70,15 @@ func layout(name string, b []byte) []region {
 	}
 	add("free space", at, end)
 	return out
+}
+
+// kindOf names a file by what it is, without its number.
+func kindOf(name string) string {
+	base := path.Base(name)
+	if ext := path.Ext(base); ext == ".sst" || ext == ".log" || ext == ".spare" {
+		return ext[1:]
+	}
+	return strings.TrimRight(strings.TrimSuffix(base, path.Ext(base)), "-0123456789")
 }
 
 // lastOf returns the last region of a class in the newest used segment.
