@@ -196,7 +196,9 @@ func (t tally) String() string {
 }
 
 func runDamage(args []string) error {
-	c := newCommon("damage", logs.Names(func(e logs.Engine) bool { return !strings.HasPrefix(e.Name, "raw") }), 12, args)
+	c := newCommon("damage", logs.Names(func(e logs.Engine) bool {
+		return !strings.HasPrefix(e.Name, "raw") && e.Name != "erlmcp-grow" // the same log
+	}), 12, args)
 	cleanup, err := c.parse()
 	if err != nil {
 		return err

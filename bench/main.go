@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,6 +52,7 @@ type common struct {
 	reps    int
 	seed    uint64
 	readme  string
+	note    string
 }
 
 func newCommon(name string, engines []string, reps int, args []string) *common {
@@ -62,6 +62,7 @@ func newCommon(name string, engines []string, reps int, args []string) *common {
 	c.flags.IntVar(&c.reps, "reps", reps, "repetitions; the tables show medians")
 	c.flags.Uint64Var(&c.seed, "seed", 1, "of payloads and of places to damage")
 	c.flags.StringVar(&c.readme, "readme", "", "file whose section of this name is replaced by the result")
+	c.flags.StringVar(&c.note, "note", "", "sentence to print with the result, such as what else ran on the machine")
 	return c
 }
 
@@ -83,9 +84,17 @@ func (c *common) names() []string { return strings.Split(c.engines, ",") }
 
 // finish prints the result and writes it to the README when asked.
 func (c *common) finish(body string) error {
-	command := slices.DeleteFunc(slices.Clone(c.args), func(a string) bool { return strings.Contains(a, "README") || strings.HasPrefix(a, "-readme") })
-	text := fmt.Sprintf("`go run . %s`, %s; %s.\n\n%s",
-		strings.Join(append([]string{c.name}, command...), " "), time.Now().UTC().Format("2006-01-02"), machine(c.dir), body)
+	command := "go run . " + c.name
+	c.flags.Visit(func(f *flag.Flag) {
+		if f.Name != "readme" && f.Name != "note" && f.Name != "dir" {
+			command += fmt.Sprintf(" -%s %s", f.Name, f.Value)
+		}
+	})
+	text := fmt.Sprintf("`%s`, %s; %s.", command, time.Now().UTC().Format("2006-01-02"), machine(c.dir))
+	if c.note != "" {
+		text += " " + c.note
+	}
+	text += "\n\n" + body
 	fmt.Println(text)
 	if c.readme == "" {
 		return nil

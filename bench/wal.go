@@ -24,6 +24,12 @@ func walCell(c cell) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
+	if p, ok := l.(interface{ Prepare() error }); ok {
+		if err := p.Prepare(); err != nil {
+			return outcome{}, err
+		}
+		unix.Sync()
+	}
 	payloads := load.NewPayloads(c.Size, c.Writers, c.Seed)
 	r, err := load.Run(load.Config{Workers: c.Writers, Warmup: c.Warmup, Duration: c.Duration},
 		func(w int) error { return l.Append(payloads.Next(w)) })

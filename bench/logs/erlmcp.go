@@ -60,6 +60,29 @@ func (w *ours) Append(data []byte) error {
 	return err
 }
 
+// Prepare brings the log to the state it is in after its first minutes: segments
+// have been filled and given up, so the next ones are recycled. Raw's file is
+// zeroed before it is measured for the same reason.
+func (w *ours) Prepare() error {
+	if w.trim == nil {
+		return nil
+	}
+	const filled = 4 // active, prepared and the spares the log keeps
+	chunk := make([]byte, w.segment/64)
+	for range filled {
+		last := w.log.LastIndex()
+		for range 64 {
+			if err := w.AppendBatch([][]byte{chunk}); err != nil {
+				return err
+			}
+		}
+		if err := w.log.TruncateFront(last + 1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // trimmer gives up everything but the newest segment's worth whenever another
 // segment was filled, as the store above the log does when it has flushed.
 func (w *ours) trimmer() {
