@@ -50,6 +50,18 @@ func seal(d document) ([]byte, error) {
 	return doc, nil
 }
 
+// content returns the canonical form of d without its checksum member.
+func content(d document) ([]byte, error) {
+	body, err := canonical(d)
+	if err != nil {
+		return nil, err
+	}
+	if m, ok := findMember(body, checksumMember); ok {
+		body = append(body[:m.start], body[m.end:]...)
+	}
+	return body, nil
+}
+
 // open verifies the checksum of stored bytes and decodes them into d.
 func open(raw []byte, d document) error {
 	if err := checkDocument(raw); err != nil {

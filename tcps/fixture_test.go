@@ -2,6 +2,9 @@ package tcps_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -189,3 +192,20 @@ func (b *bench) raw(table, key string) []byte {
 }
 
 func skuName(i int) string { return fmt.Sprintf("SKU-%03d", i) }
+
+// seal gives a document a right checksum, independently of the package.
+func seal(t *testing.T, doc map[string]any) []byte {
+	t.Helper()
+	delete(doc, "checksum")
+	body, err := json.Marshal(doc)
+	require.NoError(t, err)
+	body, err = tcps.CanonicalJSON(body)
+	require.NoError(t, err)
+	sum := sha256.Sum256(body)
+	doc["checksum"] = hex.EncodeToString(sum[:])
+	body, err = json.Marshal(doc)
+	require.NoError(t, err)
+	body, err = tcps.CanonicalJSON(body)
+	require.NoError(t, err)
+	return body
+}

@@ -13,8 +13,8 @@ import (
 // checksum (which covers the signature).
 func signedBytes(r *Receipt) ([]byte, error) {
 	c := *r
-	c.Signature, c.Checksum = "", ""
-	return canonical(&c)
+	c.Signature = ""
+	return content(&c)
 }
 
 // sign signs a receipt if the ledger has a key.

@@ -382,8 +382,8 @@ func (o *op) nameReceipt(r *Receipt) error {
 // that are computed from it (chain hash, signature, checksum).
 func chainHash(previous string, r *Receipt) (string, error) {
 	c := *r
-	c.ReceiptChainHash, c.Signature, c.Checksum = "", "", ""
-	body, err := canonical(&c)
+	c.ReceiptChainHash, c.Signature = "", ""
+	body, err := content(&c)
 	if err != nil {
 		return "", refuse(CodeInvalidField, "the receipt cannot be stored: %v", err)
 	}
