@@ -86,7 +86,10 @@ type Log struct {
 	Segments    int    `json:"segments"`
 	BytesOnDisk int64  `json:"bytes_on_disk"`
 	Encrypted   bool   `json:"encrypted"`
-	TornTail    bool   `json:"torn_tail,omitempty"` // of a stopped store: the last write did not finish, the next start cuts it
+
+	// Of a stopped store only:
+	TornTail bool     `json:"torn_tail,omitempty"` // the last write did not finish, the next start cuts it
+	Damage   []string `json:"damage,omitempty"`    // `erlmcp verify` says more
 }
 
 // Store describes the engine.

@@ -41,7 +41,7 @@ func Live(ctx context.Context, store *engine.Store, ledger *tcps.Ledger, dir str
 
 // addStorage sorts what the engine found into the checks.
 func addStorage(checks map[string]*Check, v engine.VerifyReport) {
-	checks[CheckLog].Checked = v.LogEntries
+	checks[CheckLog].Checked = entries(v.LogFirst, v.LogLast)
 	checks[CheckFiles].Checked = uint64(v.SSTables)
 	checks[CheckState].Checked = v.Rows
 	for _, f := range v.Findings {
@@ -56,6 +56,14 @@ func addStorage(checks map[string]*Check, v engine.VerifyReport) {
 		}
 		checks[name].Findings = append(checks[name].Findings, Finding{Where: f.Where, What: f.Kind + ": " + f.Message, Next: f.Advice})
 	}
+}
+
+// entries counts the log entries from first to last; an empty log has 0, 0.
+func entries(first, last uint64) uint64 {
+	if first == 0 || last < first {
+		return 0
+	}
+	return last - first + 1
 }
 
 // addLedger sorts what the ledger found into the checks.

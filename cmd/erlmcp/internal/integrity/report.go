@@ -21,7 +21,7 @@ const (
 
 // kinds lists all checks in their order, with what people read and what is counted.
 var kinds = []struct{ name, title, unit string }{
-	{CheckLog, "write-ahead log chain", "records"},
+	{CheckLog, "write-ahead log chain", "entries"},
 	{CheckFiles, "sorted store files", "files"},
 	{CheckState, "state hash", "rows"},
 	{CheckDocuments, "JSON documents", "documents"},

@@ -119,7 +119,7 @@ func inspectLog(ctx context.Context, dir string, key []byte) (*Check, bool, erro
 	if err != nil {
 		return c, false, err
 	}
-	c.Checked = report.Records
+	c.Checked = entries(report.FirstIndex, report.LastIndex)
 	for _, f := range report.Findings {
 		if f.Severity == wal.SeverityDamage {
 			c.Findings = append(c.Findings, logFinding(f))

@@ -1,0 +1,63 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
+	"github.com/erlmcp/erlmcp/engine"
+)
+
+// explainOpen adds to an error of engine.Open what the person at the terminal should do about it.
+func explainOpen(dir string, err error) error {
+	advice := ""
+	switch {
+	case errors.Is(err, engine.ErrInUse):
+		advice = inUseAdvice(dir)
+	case errors.Is(err, engine.ErrNotStore):
+		advice = "nothing in it was changed; name an empty or new directory with --data DIR"
+	case errors.Is(err, engine.ErrVersion):
+		advice = "run the newer program again, or restore a backup made by this version"
+	case errors.Is(err, engine.ErrKeyRequired):
+		advice = "set ERLMCP_DATA_KEY, or name the key file with --data-key-file"
+	case errors.Is(err, engine.ErrWrongKey):
+		advice = "give the key that this directory was created with"
+	case errors.Is(err, engine.ErrCorrupt):
+		advice = fmt.Sprintf("nothing was changed; `erlmcp verify --data %s` lists the damage", dir)
+	case errors.Is(err, fs.ErrPermission):
+		advice = "the user of this process needs to read and write the directory"
+	case strings.Contains(err.Error(), "read-only file system"):
+		advice = "the directory is on a read-only file system; remount it, or name another one with --data DIR"
+	case errors.Is(err, engine.ErrNoSpace):
+		advice = "free some space on that disk and start again; nothing is lost"
+	}
+	if advice == "" {
+		return fmt.Errorf("open %s: %w", dir, err)
+	}
+	return fmt.Errorf("open %s: %w\n%s", dir, err, advice)
+}
+
+func inUseAdvice(dir string) string {
+	const rest = "stop it first, or use another directory"
+	run, err := admin.ReadRunFile(dir)
+	if err != nil {
+		return rest
+	}
+	where := "on stdio"
+	if run.MCPURL != "" {
+		where = "at " + run.MCPURL
+	}
+	return fmt.Sprintf("process %d serves it %s since %s: connect there, %s", run.PID, where, run.StartedAt.Format("2006-01-02 15:04:05 MST"), rest)
+}
+
+// failStopLetter tells the operator what a failed store means.
+func failStopLetter(dir string, cause error) string {
+	return strings.Join([]string{
+		fmt.Sprintf("what happened: the disk below %s refused a write (%v)", dir, cause),
+		"what is intact: every change that was acknowledged is in the log; nothing was acknowledged after the failure",
+		"what it means: the process exits now, because what the disk did with the refused write is unknown until the directory is opened again",
+		fmt.Sprintf("what to do: look at the disk (dmesg, smartctl, df), then start again; the start checks the whole log, and `erlmcp verify --data %s` the rest", dir),
+	}, "; ")
+}

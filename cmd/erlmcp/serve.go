@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/node"
+	"github.com/erlmcp/erlmcp/config"
+)
+
+const serveLong = `serve opens the data directory (creating it when it is new), recovers what the last run left, and serves MCP until it is
+told to stop.
+
+Over HTTP it serves /mcp (Streamable HTTP, protocol revisions 2025-11-25 and 2026-07-28), /health and /ready, and
+Prometheus metrics on a port of their own. Once it is ready it prints the addresses and a client configuration to
+paste. With --stdio it speaks MCP on stdin and stdout, prints nothing else there, and opens a port only if --listen or
+--metrics-listen (or their settings) are given; it ends when stdin ends.
+
+Logs go to stderr. DIR/serve.json holds the process id and the addresses while the server runs.
+
+SIGTERM and SIGINT stop it gracefully within server.shutdown_timeout (5s); a second signal ends it at once. When the
+disk refuses a write the server exits immediately with code 1: everything it acknowledged is safe, and the next start
+recovers it.
+
+Without --data the directory is $XDG_DATA_HOME/erlmcp or ~/.local/share/erlmcp.
+
+Exit codes: 0 stopped as asked; 1 it could not start, or failed; 2 wrong usage or configuration.`
+
+func (a *app) serveCommand() *cobra.Command {
+	var stdio bool
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the server",
+		Long:  serveLong,
+		Example: `  erlmcp serve
+  erlmcp serve --data /var/lib/erlmcp --listen 127.0.0.1:8080 --log-format json
+  erlmcp serve --config /etc/erlmcp.yaml --set storage.retain_log=1GiB
+  erlmcp serve --stdio --data ~/ledger`,
+		Args: cobra.NoArgs,
+	}
+	s := a.settingFlags(cmd, dataFlag, listenFlag, metricsListenFlag, logLevelFlag, logFormatFlag, dataKeyFileFlag)
+	cmd.Flags().BoolVar(&stdio, "stdio", false, "speak MCP on stdin and stdout")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := s.load(cmd)
+		if err != nil {
+			return err
+		}
+		return a.serve(cfg, stdio)
+	}
+	return cmd
+}
+
+func (a *app) serve(cfg *config.Config, stdio bool) error {
+	key, err := cfg.DataKey(a.environ, nil)
+	if err != nil {
+		return err
+	}
+	logger := newLogger(a.err, cfg.Log)
+	executable, err := os.Executable()
+	if err != nil {
+		executable = os.Args[0]
+	}
+	ctx, stop := untilSignal(logger)
+	defer stop()
+	err = node.Run(ctx, node.Options{
+		Config: cfg, Key: key, Stdio: stdio, In: a.in, Out: a.out, Logger: logger, Executable: executable,
+	})
+	if errors.Is(err, node.ErrFailStop) {
+		return &exitError{code: exitFailure, err: err}
+	}
+	return err
+}
+
+// newLogger writes structured logs in the configured form.
+func newLogger(w io.Writer, c config.Log) *slog.Logger {
+	o := &slog.HandlerOptions{Level: c.Level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// echo is how long a repeated signal counts as the same one. `timeout`, make and process supervisors signal the process and
+// its group, so that one wish to stop arrives twice within milliseconds.
+const echo = 500 * time.Millisecond
+
+// untilSignal returns a context that the first SIGTERM or SIGINT cancels. A second one ends the process on the spot: whoever
+// sends it does not want to wait, and nothing acknowledged depends on a tidy end.
+func untilSignal(log *slog.Logger) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
+	go func() {
+		var first time.Time
+		for sig := range signals {
+			switch {
+			case first.IsZero():
+				first = time.Now()
+				cancel(fmt.Errorf("received %s", sig))
+			case time.Since(first) > echo:
+				log.Warn("ended at once", "reason", "second signal: "+sig.String())
+				os.Exit(exitFailure)
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(signals)
+		cancel(nil)
+	}
+}
