@@ -51,6 +51,22 @@ func (s *survey) readFailedMark() error {
 	return nil
 }
 
+// wipeFailed destroys the failed first batch of a segment that is about to be
+// activated, before the mark goes: the mark must never meet a batch of the
+// same number that was acknowledged.
+func (l *Log) wipeFailed(s *survey, f *segmentFile) error {
+	if !s.sawFailed {
+		return nil
+	}
+	if _, err := f.file.WriteAt(make([]byte, 2*dataStart), 0); err != nil {
+		return fmt.Errorf("wal: wipe %s: %w", f.name, err)
+	}
+	if err := f.file.SyncData(); err != nil {
+		return fmt.Errorf("wal: wipe %s: %w", f.name, err)
+	}
+	return l.clearFailedMark(s)
+}
+
 // clearFailedMark removes the mark for good. The batch it cut is overwritten
 // and synced; nothing has been appended yet.
 func (l *Log) clearFailedMark(s *survey) error {

@@ -300,6 +300,9 @@ func (l *Log) resume(s *survey, end ending) error {
 		}
 		l.tail.position = end.before
 		l.tail.timeMs = 0
+		if err := l.wipeFailed(s, f); err != nil {
+			return err
+		}
 		if err := l.activate(f.file, end.activate, end.before.nextIndex, nil); err != nil {
 			return err
 		}
@@ -311,9 +314,9 @@ func (l *Log) resume(s *survey, end ending) error {
 		if err := l.tail.seg.file.SyncData(); err != nil {
 			return fmt.Errorf("wal: sync %s: %w", l.tail.seg.name, err)
 		}
-	}
-	if err := l.clearFailedMark(s); err != nil {
-		return err
+		if err := l.clearFailedMark(s); err != nil {
+			return err
+		}
 	}
 	l.last = l.tail.nextIndex - 1
 	l.nextIndex = l.tail.nextIndex
