@@ -1,0 +1,412 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
+	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/erlmcp/erlmcp/wal"
+)
+
+// EntryBase is the type of the first log entry of a built store: it stands for everything up to its index, carries the
+// term of that index and no data. Apply skips it.
+const EntryBase wal.EntryType = 0x11
+
+// buildTable is the size of the table files a Builder writes, in bytes of keys and values.
+const buildTable = 64 << 20
+
+// BuilderStart says of which point in the history the rows are.
+type BuilderStart struct {
+	Index uint64 // newest log entry contained in the rows; 0: the empty beginning
+	Term  uint64 // its term
+}
+
+// Builder makes a new data directory out of the rows of an Image and, if wanted, of log entries that follow. The
+// rows go straight into table files. The new store has identities of its own: its log begins a new history. Until Finish
+// the directory is marked as half-created and never opens with part of the rows. Not for concurrent use; ErrTxDone after
+// Finish or Abort.
+type Builder struct {
+	s     *Store
+	at    BuilderStart
+	id    identity
+	state int
+	err   error
+
+	lanes  lanes
+	hasher rowHasher
+	key    []byte
+	last   []byte // Pebble key of the last row
+	val    []byte
+	rows   uint64
+	table  *sstable.Writer
+	size   int
+	paths  []string
+	due    *pebble.Batch // deadline rows
+	next   uint64        // index of the next log entry
+}
+
+const (
+	buildRows = iota
+	buildLog
+	buildDone
+)
+
+// NewBuilder begins a store in dir, which must be absent, empty, or left half-created: otherwise ErrInvalid, or
+// ErrNotStore for a directory with other content. Nothing in a refused directory is changed.
+func NewBuilder(dir string, o Options, at BuilderStart) (*Builder, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := newStore(dir, o)
+	b := &Builder{s: s, at: at, next: at.Index + 1}
+	if err := b.begin(); err != nil {
+		return nil, errors.Join(err, s.release())
+	}
+	return b, nil
+}
+
+func (b *Builder) begin() error {
+	s := b.s
+	fresh, err := s.claim()
+	if err != nil {
+		return err
+	}
+	if !fresh {
+		return fmt.Errorf("%w: %s already holds a store", ErrInvalid, s.dir)
+	}
+	fs := s.o.FS
+	marker := fs.PathJoin(s.dir, creatingFile)
+	half, err := exists(fs, marker)
+	if err != nil {
+		return err
+	}
+	if half {
+		// A builder's own log has entries before FORMAT exists, so the check of clearHalf does not apply to its marker.
+		if err := b.clear(); err != nil {
+			return err
+		}
+	}
+	if err := writeFile(fs, marker, []byte(builderMark)); err != nil {
+		return err
+	}
+	for _, d := range []string{s.dir, fs.PathDir(s.dir)} {
+		if err := syncDir(fs, d); err != nil {
+			return err
+		}
+	}
+	return b.identify()
+}
+
+// builderMark is the content of CREATING in a directory that a Builder makes.
+const builderMark = "builder\n"
+
+// clear removes what an interrupted creation left. Only a directory marked by a Builder is cleared without looking at its log.
+func (b *Builder) clear() error {
+	s := b.s
+	f, err := s.o.FS.Open(s.o.FS.PathJoin(s.dir, creatingFile))
+	if err != nil {
+		return fmt.Errorf("engine: read %s: %w", creatingFile, err)
+	}
+	mark, err := io.ReadAll(io.LimitReader(f, 64))
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("engine: read %s: %w", creatingFile, err)
+	}
+	if string(mark) != builderMark {
+		return s.clearHalf()
+	}
+	return b.removeParts()
+}
+
+func (b *Builder) removeParts() error {
+	for _, d := range []string{b.s.walDir, b.s.storeDir} {
+		if err := b.s.o.FS.RemoveAll(d); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("engine: remove half-built %s: %w", d, err)
+		}
+	}
+	return nil
+}
+
+func (b *Builder) identify() error {
+	s := b.s
+	b.id = identity{created: s.o.Now()}
+	if _, err := io.ReadFull(s.o.Rand, b.id.storeID[:]); err != nil {
+		return fmt.Errorf("engine: random store id: %w", err)
+	}
+	if len(s.o.Key) != 0 {
+		var err error
+		b.id.sealed = true
+		if b.id.keyCheck, err = keyCheck(s.o.Key); err != nil {
+			return err
+		}
+		if s.seal, err = newSealer(s.o.Key, s.o.Rand); err != nil {
+			return err
+		}
+	}
+	if err := s.openPebble(false); err != nil {
+		return err
+	}
+	b.due = s.db.NewBatch()
+	log, err := wal.Open(s.walDir, s.walOptions())
+	if err != nil {
+		return fmt.Errorf("engine: create the log: %w", err)
+	}
+	s.log, b.id.logID = log, log.ID()
+	if b.at.Index == 0 {
+		return nil
+	}
+	// The base entry comes first: with it Open refuses an interrupted build instead of making an empty store of it.
+	log.SetCommitIndex(b.at.Index)
+	if _, err := log.Append(wal.Entry{Index: b.at.Index, Term: b.at.Term, Type: EntryBase}); err != nil {
+		return fmt.Errorf("engine: begin the log: %w", s.logErr(err))
+	}
+	return nil
+}
+
+func (b *Builder) usable(state int) error {
+	if b.err != nil {
+		return b.err
+	}
+	if b.state > state {
+		return fmt.Errorf("%w: the builder is past that", ErrTxDone)
+	}
+	return nil
+}
+
+// fail makes err final: a store with a part of the rows must not come out.
+func (b *Builder) fail(err error) error {
+	b.err = err
+	return err
+}
+
+// Add writes one row. Rows must be strictly ascending by (table, key); r is not kept. Every error is final: call Abort.
+func (b *Builder) Add(r *Row) error {
+	if err := b.usable(buildRows); err != nil {
+		return err
+	}
+	if !validName(r.Table) || r.Sealed {
+		return b.fail(fmt.Errorf("%w: row of table %q", ErrInvalid, r.Table))
+	}
+	if r.ModIndex > b.at.Index {
+		return b.fail(fmt.Errorf("%w: row of table %s was written by entry %d, after the state of entry %d", ErrInvalid, r.Table, r.ModIndex, b.at.Index))
+	}
+	var deadline int64
+	if !r.Deadline.IsZero() {
+		if deadline = r.Deadline.UnixMilli(); deadline <= 0 {
+			return b.fail(fmt.Errorf("%w: deadline %s in table %s", ErrInvalid, r.Deadline, r.Table))
+		}
+	}
+	b.key = appendRowKey(b.key[:0], r.Table, r.Key)
+	if b.rows > 0 && bytes.Compare(b.last, b.key) >= 0 {
+		return b.fail(fmt.Errorf("%w: row %.64x of table %s is out of order", ErrInvalid, r.Key, r.Table))
+	}
+	if err := b.write(r, deadline); err != nil {
+		return b.fail(err)
+	}
+	b.last = append(b.last[:0], b.key...)
+	b.rows++
+	return nil
+}
+
+func (b *Builder) write(r *Row, deadline int64) (err error) {
+	s := b.s
+	h := b.hasher.row(b.key, r.ModIndex, deadline, r.Value)
+	b.lanes.add(&h)
+	if b.val, err = s.encodeRow(b.val[:0], b.key, r.ModIndex, deadline, r.Value); err != nil {
+		return err
+	}
+	if b.table == nil {
+		if err := b.openTable(); err != nil {
+			return err
+		}
+	}
+	if err := b.table.Set(b.key, b.val); err != nil {
+		return fmt.Errorf("engine: build row: %w", err)
+	}
+	b.size += len(b.key) + len(b.val)
+	if deadline != 0 {
+		if err := b.due.Set(appendDeadlineKey(nil, deadline, b.key), nil, nil); err != nil {
+			return fmt.Errorf("engine: build deadline: %w", err)
+		}
+		if b.due.Len() > 1<<20 {
+			if err := b.commitDue(); err != nil {
+				return err
+			}
+			b.due = s.db.NewBatch()
+		}
+	}
+	if b.size >= buildTable {
+		return b.closeTable()
+	}
+	return nil
+}
+
+func (b *Builder) commitDue() error {
+	if err := b.due.Commit(pebble.NoSync); err != nil {
+		return fmt.Errorf("engine: build deadlines: %w", err)
+	}
+	return b.due.Close()
+}
+
+func (b *Builder) openTable() error {
+	s := b.s
+	path := s.o.FS.PathJoin(s.storeDir, fmt.Sprintf("rows-%06d.build", len(b.paths)+1))
+	f, err := s.o.FS.Create(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return fmt.Errorf("engine: create %s: %w", path, err)
+	}
+	o := s.pebbleOptions()
+	o.EnsureDefaults()
+	b.table = sstable.NewWriter(objstorageprovider.NewFileWritable(f), o.MakeWriterOptions(6, s.db.TableFormat()))
+	b.paths = append(b.paths, path)
+	b.size = 0
+	return nil
+}
+
+// closeTable finishes a table file, which also syncs it.
+func (b *Builder) closeTable() error {
+	if b.table == nil {
+		return nil
+	}
+	err := b.table.Close()
+	b.table = nil
+	if err != nil {
+		return fmt.Errorf("engine: finish %s: %w", b.paths[len(b.paths)-1], err)
+	}
+	return nil
+}
+
+// AppendLog adds log entries after the last row: the first has index BuilderStart.Index+1, and so on without gap; types
+// and terms are kept. The next Open applies them. Every error is final.
+func (b *Builder) AppendLog(entries ...wal.Entry) error {
+	if err := b.usable(buildLog); err != nil {
+		return err
+	}
+	b.state = buildLog
+	for i := range entries {
+		if entries[i].Index != b.next+uint64(i) {
+			return b.fail(fmt.Errorf("%w: log entry %d where %d belongs", ErrInvalid, entries[i].Index, b.next+uint64(i)))
+		}
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	if _, err := b.s.log.Append(entries...); err != nil {
+		return b.fail(fmt.Errorf("engine: build the log: %w", b.s.logErr(err)))
+	}
+	b.next += uint64(len(entries))
+	b.s.log.SetCommitIndex(b.next - 1)
+	return nil
+}
+
+// StateHash is the hash of the rows added so far.
+func (b *Builder) StateHash() [32]byte { return b.lanes.bytes() }
+
+// Finish makes the directory a store if the rows have the state hash want; otherwise ErrCorrupt, and nothing is left.
+// After any error nothing is left that opens.
+func (b *Builder) Finish(want [32]byte) error {
+	if err := b.usable(buildLog); err != nil {
+		return errors.Join(err, b.Abort())
+	}
+	if got := b.lanes.bytes(); got != want {
+		err := &CorruptError{
+			What: fmt.Sprintf("the rows have state hash %x, expected %x", got, want), Where: b.s.dir, Intact: "nothing was installed",
+			Means: "rows are missing, changed or too many", Advice: "restore from another backup or node",
+		}
+		return errors.Join(b.fail(err), b.Abort())
+	}
+	if err := b.finish(); err != nil {
+		return errors.Join(b.fail(err), b.Abort())
+	}
+	b.state = buildDone
+	return nil
+}
+
+func (b *Builder) finish() error {
+	s := b.s
+	if err := b.closeTable(); err != nil {
+		return err
+	}
+	if len(b.paths) > 0 {
+		if err := s.db.Ingest(context.Background(), b.paths); err != nil {
+			return fmt.Errorf("engine: ingest the rows: %w", err)
+		}
+	}
+	row := appliedRow{index: b.at.Index, lanes: b.lanes, logID: b.id.logID, storeID: b.id.storeID}
+	if err := b.due.Set(appliedKey, row.append(nil), nil); err != nil {
+		return fmt.Errorf("engine: applied row: %w", err)
+	}
+	if err := b.commitDue(); err != nil {
+		return err
+	}
+	b.due = nil
+	if err := s.db.Flush(); err != nil {
+		return fmt.Errorf("engine: flush: %w", err)
+	}
+	err := s.db.Close()
+	s.db = nil
+	lerr := s.log.Close()
+	s.log = nil
+	if err := errors.Join(err, lerr); err != nil {
+		return fmt.Errorf("engine: close the built store: %w", err)
+	}
+	return b.publish()
+}
+
+// publish writes FORMAT, from which on the directory is a store.
+func (b *Builder) publish() error {
+	fs := b.s.o.FS
+	if err := syncDir(fs, b.s.dir); err != nil {
+		return err
+	}
+	if err := writeIdentity(fs, b.s.dir, b.id); err != nil {
+		return err
+	}
+	if err := fs.Remove(fs.PathJoin(b.s.dir, creatingFile)); err != nil {
+		return fmt.Errorf("engine: remove %s: %w", creatingFile, err)
+	}
+	return b.s.release()
+}
+
+// Abort gives up and removes what was built; after Finish it does nothing.
+func (b *Builder) Abort() error {
+	if b.state == buildDone {
+		return nil
+	}
+	b.state = buildDone
+	var errs []error
+	if b.err == nil {
+		b.err = fmt.Errorf("%w: aborted", ErrTxDone)
+	}
+	if b.table != nil {
+		_ = b.table.Close() // the file is removed
+	}
+	if b.due != nil {
+		_ = b.due.Close()
+	}
+	lock := b.s.lock
+	b.s.lock = nil
+	errs = append(errs, b.s.release())
+	published, err := exists(b.s.o.FS, b.s.o.FS.PathJoin(b.s.dir, formatFile))
+	errs = append(errs, err)
+	if err == nil && !published {
+		errs = append(errs, b.removeParts())
+		if err := b.s.o.FS.Remove(b.s.o.FS.PathJoin(b.s.dir, creatingFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	if lock != nil {
+		errs = append(errs, lock.Close())
+	}
+	return errors.Join(errs...)
+}
