@@ -52,7 +52,7 @@ func notFound(req sdk.Request, err error) error {
 	read, ok := req.(*sdk.ReadResourceRequest)
 	var rpc *jsonrpc.Error
 	if !ok || read.ProtocolVersion() >= versionStateless || !errors.As(err, &rpc) ||
-		rpc.Code != sdk.CodeResourceNotFound || member(rpc.Data, "uri") == nil {
+		rpc.Code != jsonrpc.CodeInvalidParams || member(rpc.Data, "uri") == nil {
 		return err
 	}
 	return &jsonrpc.Error{Code: codeResourceNotFoundLegacy, Message: rpc.Message, Data: rpc.Data}
