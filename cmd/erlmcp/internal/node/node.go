@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -43,6 +44,7 @@ type parts struct {
 	store   *engine.Store
 	ledger  *tcps.Ledger
 	runtime *mcp.Runtime
+	created bool // by this start
 }
 
 // Node is a server in the making or at work.
@@ -64,6 +66,9 @@ type Node struct {
 func Run(ctx context.Context, o Options) error {
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.FS == nil {
+		o.FS = vfs.Default
 	}
 	dir, err := filepath.Abs(o.Config.DataDir)
 	if err != nil {
@@ -127,11 +132,13 @@ func (n *Node) open(ctx context.Context) (*parts, error) {
 func (n *Node) openParts() (*parts, error) {
 	options := EngineOptions(n.cfg, n.o.Key, n.log)
 	options.FS = n.o.FS
+	_, err := n.o.FS.Stat(n.o.FS.PathJoin(n.dir, "FORMAT"))
+	created := errors.Is(err, fs.ErrNotExist)
 	store, err := engine.Open(n.dir, options)
 	if err != nil {
 		return nil, explainOpen(n.dir, err)
 	}
-	p := &parts{store: store}
+	p := &parts{store: store, created: created}
 	fail := func(err error) (*parts, error) {
 		if p.runtime != nil {
 			p.runtime.Close()
@@ -195,7 +202,7 @@ func (n *Node) announce() error {
 	p := n.parts.Load()
 	recovery := p.store.Recovery()
 	n.log.Info("serving", "version", version.String(), "data", n.dir, "mcp", endpoints.MCP, "metrics", endpoints.Metrics, "stdio", n.o.Stdio,
-		"applied", p.store.AppliedIndex(), "created", recovery.Created, "open", p.store.Stats().OpenDuration, "start", n.o.Now().Sub(n.startedAt))
+		"applied", p.store.AppliedIndex(), "created", p.created, "open", p.store.Stats().OpenDuration, "start", n.o.Now().Sub(n.startedAt))
 	if recovery.TornTail != nil {
 		n.log.Info("the last write before the crash did not finish and was cut; it was never acknowledged", "what", recovery.TornTail.String())
 	}

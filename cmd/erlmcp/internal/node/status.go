@@ -9,7 +9,6 @@ import (
 
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
-	"github.com/erlmcp/erlmcp/engine"
 	"github.com/erlmcp/erlmcp/internal/version"
 	"github.com/erlmcp/erlmcp/tcps"
 )
@@ -43,7 +42,7 @@ func (n *Node) Status(ctx context.Context) admin.Status {
 	if summary, err := ledgerSummary(ctx, p.ledger); err == nil { // an error is in the health document
 		s.Ledger = summary
 	}
-	s.Recovery = recoveryOf(p.store)
+	s.Recovery = recoveryOf(p)
 	return s
 }
 
@@ -67,10 +66,10 @@ func (n *Node) endpoints() admin.Endpoints {
 	return e
 }
 
-func recoveryOf(store *engine.Store) *admin.Recovery {
-	found, stats := store.Recovery(), store.Stats()
+func recoveryOf(p *parts) *admin.Recovery {
+	found, stats := p.store.Recovery(), p.store.Stats()
 	r := &admin.Recovery{
-		Created: found.Created, LogEntries: found.Entries, ReplayedEntries: stats.ReplayedEntries, OpenSeconds: stats.OpenDuration.Seconds(),
+		Created: p.created, LogEntries: found.Entries, ReplayedEntries: stats.ReplayedEntries, OpenSeconds: stats.OpenDuration.Seconds(),
 	}
 	if found.TornTail != nil {
 		r.TornTail = found.TornTail.String()
