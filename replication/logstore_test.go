@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -285,71 +284,9 @@ func TestFailedStoreLogsLeavesNothingBehind(t *testing.T) {
 	require.Equal(t, "6 in 2", string(r.losePower().get(6).Data))
 }
 
-// countingFS counts reads, and makes writes fail on demand.
-type countingFS struct {
-	vfs.FS
-	reads atomic.Int64
-	full  atomic.Bool // writes and new files: no space
-	sick  atomic.Bool // syncs fail
-}
-
-func (c *countingFS) Create(name string, cat vfs.DiskWriteCategory) (vfs.File, error) {
-	if c.full.Load() {
-		return nil, syscall.ENOSPC
-	}
-	f, err := c.FS.Create(name, cat)
-	return c.file(f), err
-}
-
-func (c *countingFS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
-	f, err := c.FS.Open(name, opts...)
-	return c.file(f), err
-}
-
-func (c *countingFS) OpenReadWrite(name string, cat vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
-	f, err := c.FS.OpenReadWrite(name, cat, opts...)
-	return c.file(f), err
-}
-
-func (c *countingFS) file(f vfs.File) vfs.File {
-	if f == nil {
-		return nil
-	}
-	return &countingFile{f, c}
-}
-
-type countingFile struct {
-	vfs.File
-	fs *countingFS
-}
-
-func (f *countingFile) ReadAt(p []byte, off int64) (int, error) {
-	f.fs.reads.Add(1)
-	return f.File.ReadAt(p, off)
-}
-
-func (f *countingFile) Read(p []byte) (int, error) {
-	f.fs.reads.Add(1)
-	return f.File.Read(p)
-}
-
-func (f *countingFile) WriteAt(p []byte, off int64) (int, error) {
-	if f.fs.full.Load() {
-		return 0, syscall.ENOSPC
-	}
-	return f.File.WriteAt(p, off)
-}
-
-func (f *countingFile) SyncData() error {
-	if f.fs.sick.Load() {
-		return syscall.EIO
-	}
-	return f.File.SyncData()
-}
-
-// trouble puts a countingFS under the rig.
-func (r *logRig) trouble() *countingFS {
-	c := &countingFS{}
+// trouble puts a faultFS under the rig.
+func (r *logRig) trouble() *faultFS {
+	c := &faultFS{}
 	r.wrap = func(fs vfs.FS) vfs.FS { c.FS = fs; return c }
 	return c
 }
@@ -422,11 +359,11 @@ func TestFailedAppendAfterTruncationHalts(t *testing.T) {
 func TestFailedLogHalts(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		spoil func(r *logRig, fs *countingFS)
+		spoil func(r *logRig, fs *faultFS)
 		want  error
 	}{
-		{"failed sync", func(r *logRig, fs *countingFS) { fs.sick.Store(true) }, wal.ErrFailed},
-		{"closed log", func(r *logRig, fs *countingFS) { require.NoError(r.t, r.log.Close()) }, wal.ErrClosed},
+		{"failed sync", func(r *logRig, fs *faultFS) { fs.sick.Store(true) }, wal.ErrFailed},
+		{"closed log", func(r *logRig, fs *faultFS) { require.NoError(r.t, r.log.Close()) }, wal.ErrClosed},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newLogRig(t)
