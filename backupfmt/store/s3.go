@@ -1,0 +1,268 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+)
+
+// S3Options say where a bucket is and who asks. Keys come from the environment or a file, never from a command line.
+type S3Options struct {
+	Endpoint  string // host or host:port, without scheme
+	Insecure  bool   // plain HTTP; for tests and private networks only
+	Region    string // default us-east-1
+	Bucket    string // must exist
+	Prefix    string // objects live below PREFIX/; "" is the root of the bucket
+	AccessKey string
+	SecretKey string
+	Token     string // session token, usually empty
+
+	Transport http.RoundTripper // default: the client library's
+	Retries   int               // tries per request on 5xx, timeouts and throttling; default 10
+}
+
+// S3 is a store in a bucket of an S3-compatible service that supports conditional writes (If-None-Match and
+// If-Match on PutObject): AWS, MinIO, Ceph, versitygw.
+type S3 struct {
+	c      *minio.Client
+	o      S3Options
+	prefix string
+}
+
+// OpenS3 checks that the bucket is there: ErrNoStore, ErrDenied.
+func OpenS3(ctx context.Context, o S3Options) (*S3, error) {
+	if o.Region == "" {
+		o.Region = "us-east-1"
+	}
+	if strings.Contains(o.Endpoint, "/") {
+		return nil, fmt.Errorf("%w: S3 endpoint %q is not host or host:port", ErrInvalid, o.Endpoint)
+	}
+	o.Prefix = strings.Trim(o.Prefix, "/")
+	if o.Prefix != "" {
+		if err := CheckName(o.Prefix); err != nil {
+			return nil, err
+		}
+	}
+	c, err := minio.New(o.Endpoint, &minio.Options{
+		Creds: credentials.NewStaticV4(o.AccessKey, o.SecretKey, o.Token), Secure: !o.Insecure, Region: o.Region,
+		Transport: o.Transport, MaxRetries: o.Retries,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: S3 endpoint %q: %w", ErrInvalid, o.Endpoint, err)
+	}
+	s := &S3{c: c, o: o}
+	if o.Prefix != "" {
+		s.prefix = o.Prefix + "/"
+	}
+	there, err := c.BucketExists(ctx, o.Bucket)
+	if err != nil {
+		return nil, s.err("open", "", err)
+	}
+	if !there {
+		return nil, fmt.Errorf("%w: bucket %s at %s", ErrNoStore, o.Bucket, o.Endpoint)
+	}
+	return s, nil
+}
+
+// String is the URL of the bucket without credentials.
+func (s *S3) String() string { return "s3://" + s.o.Endpoint + "/" + s.o.Bucket + "/" + s.prefix }
+
+// err translates the answer of the service.
+func (s *S3) err(doing, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	r := minio.ToErrorResponse(err)
+	kind := error(nil)
+	switch r.Code {
+	case minio.NoSuchKey:
+		kind = ErrNotFound
+	case minio.NoSuchBucket:
+		kind = ErrNoStore
+	case minio.PreconditionFailed, "ConditionalRequestConflict":
+		kind = ErrChanged
+	case minio.AccessDenied, "InvalidAccessKeyId", "SignatureDoesNotMatch":
+		kind = ErrDenied
+	case "QuotaExceeded", "XMinioStorageFull", "EntityTooLarge":
+		kind = ErrNoSpace
+	default:
+		switch r.StatusCode {
+		case http.StatusNotFound:
+			kind = ErrNotFound
+		case http.StatusForbidden, http.StatusUnauthorized:
+			kind = ErrDenied
+		case http.StatusPreconditionFailed, http.StatusConflict:
+			kind = ErrChanged
+		case http.StatusInsufficientStorage:
+			kind = ErrNoSpace
+		}
+	}
+	if kind == nil {
+		return fmt.Errorf("store: %s %s%s: %w", doing, s, name, err)
+	}
+	return fmt.Errorf("%w: %s %s%s: %w", kind, doing, s, name, err)
+}
+
+// put uploads in one request: a multi-part upload would not honour the condition everywhere, and objects are small.
+func (s *S3) put(ctx context.Context, name string, body []byte, condition func(*minio.PutObjectOptions)) (Version, error) {
+	o := minio.PutObjectOptions{ContentType: "application/octet-stream", DisableMultipart: true}
+	condition(&o)
+	up, err := s.c.PutObject(ctx, s.o.Bucket, s.prefix+name, bytes.NewReader(body), int64(len(body)), o)
+	if err != nil {
+		return "", s.err("write", name, err)
+	}
+	return Version(up.ETag), nil
+}
+
+// Create implements Store.
+func (s *S3) Create(ctx context.Context, name string, body []byte) error {
+	if err := checkBody(name, body); err != nil {
+		return err
+	}
+	_, err := s.put(ctx, name, body, func(o *minio.PutObjectOptions) { o.SetMatchETagExcept("*") })
+	if !errors.Is(err, ErrChanged) {
+		return err
+	}
+	// Somebody else's object, or our own from a request whose answer was lost and that was sent again.
+	have, _, gerr := s.Get(ctx, name)
+	if gerr != nil {
+		return gerr
+	}
+	if bytes.Equal(have, body) {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", ErrExists, name)
+}
+
+// Replace implements Store.
+func (s *S3) Replace(ctx context.Context, name string, body []byte, old Version) (Version, error) {
+	if err := checkBody(name, body); err != nil {
+		return "", err
+	}
+	v, err := s.put(ctx, name, body, func(o *minio.PutObjectOptions) {
+		if old == "" {
+			o.SetMatchETagExcept("*")
+		} else {
+			o.SetMatchETag(string(old))
+		}
+	})
+	if !errors.Is(err, ErrChanged) && !errors.Is(err, ErrNotFound) {
+		return v, err
+	}
+	have, now, gerr := s.Get(ctx, name)
+	switch {
+	case gerr == nil && bytes.Equal(have, body):
+		return now, nil
+	case gerr != nil && !errors.Is(gerr, ErrNotFound):
+		return "", gerr
+	}
+	return "", fmt.Errorf("%w: %s", ErrChanged, name)
+}
+
+// Get implements Store.
+func (s *S3) Get(ctx context.Context, name string) ([]byte, Version, error) {
+	if err := CheckName(name); err != nil {
+		return nil, "", err
+	}
+	return s.read(ctx, name, minio.GetObjectOptions{}, -1)
+}
+
+// read reads an answer to its end; want is the number of bytes that must come, -1: what Content-Length says.
+func (s *S3) read(ctx context.Context, name string, o minio.GetObjectOptions, want int64) ([]byte, Version, error) {
+	core := minio.Core{Client: s.c}
+	body, info, _, err := core.GetObject(ctx, s.o.Bucket, s.prefix+name, o)
+	if err != nil {
+		return nil, "", s.err("read", name, err)
+	}
+	defer body.Close()
+	if want < 0 {
+		want = info.Size
+	}
+	if want > MaxObject {
+		return nil, "", fmt.Errorf("%w: object %s of %d bytes, limit %d", ErrInvalid, name, want, MaxObject)
+	}
+	if info.Size < want {
+		return nil, "", fmt.Errorf("%w: %s has %d bytes, wanted %d", ErrShort, name, info.Size, want)
+	}
+	b := make([]byte, want)
+	if _, err := io.ReadFull(body, b); err != nil {
+		return nil, "", s.err("read", name, err)
+	}
+	return b, Version(info.ETag), nil
+}
+
+// GetRange implements Store.
+func (s *S3) GetRange(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	if err := errors.Join(CheckName(name), checkRange(off, n)); err != nil {
+		return nil, err
+	}
+	if n == 0 { // HTTP has no empty range
+		i, err := s.Stat(ctx, name)
+		if err == nil && off > i.Size {
+			err = fmt.Errorf("%w: %s has %d bytes, wanted offset %d", ErrShort, name, i.Size, off)
+		}
+		return []byte{}, err
+	}
+	var o minio.GetObjectOptions
+	if err := o.SetRange(off, off+n-1); err != nil {
+		return nil, fmt.Errorf("%w: range: %w", ErrInvalid, err)
+	}
+	b, _, err := s.read(ctx, name, o, n)
+	if r := minio.ToErrorResponse(errors.Unwrap(err)); r.StatusCode == http.StatusRequestedRangeNotSatisfiable || r.Code == "InvalidRange" {
+		return nil, fmt.Errorf("%w: %s, wanted %d bytes at %d", ErrShort, name, n, off)
+	}
+	return b, err
+}
+
+// Stat implements Store.
+func (s *S3) Stat(ctx context.Context, name string) (Info, error) {
+	if err := CheckName(name); err != nil {
+		return Info{}, err
+	}
+	i, err := s.c.StatObject(ctx, s.o.Bucket, s.prefix+name, minio.StatObjectOptions{})
+	if err != nil {
+		return Info{}, s.err("stat", name, err)
+	}
+	return Info{Name: name, Size: i.Size}, nil
+}
+
+// List implements Store.
+func (s *S3) List(ctx context.Context, prefix string, fn func(Info) error) error {
+	if err := checkPrefix(prefix); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the lister when fn gives up
+	for i := range s.c.ListObjects(ctx, s.o.Bucket, minio.ListObjectsOptions{Prefix: s.prefix + prefix, Recursive: true}) {
+		if i.Err != nil {
+			return s.err("list", prefix, i.Err)
+		}
+		name := strings.TrimPrefix(i.Key, s.prefix)
+		if CheckName(name) != nil {
+			continue // not ours
+		}
+		if err := fn(Info{Name: name, Size: i.Size}); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// Delete implements Store.
+func (s *S3) Delete(ctx context.Context, name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	err := s.err("delete", name, s.c.RemoveObject(ctx, s.o.Bucket, s.prefix+name, minio.RemoveObjectOptions{}))
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
