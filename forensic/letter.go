@@ -151,6 +151,7 @@ func (l *Letter) explain(f wal.Finding, r *engine.Reader, times []batchTime) {
 	if f.File != "" {
 		d.Where = fmt.Sprintf("wal/%s, offset %d", f.File, f.Offset)
 	}
+	f.LastIndex = rangeEnd(f.FirstIndex, f.LastIndex, times)
 	first, last := f.FirstIndex, f.LastIndex
 	if last == 0 && l.Store != nil {
 		last = max(first, l.Store.AppliedIndex)
@@ -167,6 +168,16 @@ func (l *Letter) explain(f wal.Finding, r *engine.Reader, times []batchTime) {
 		f.Advice,
 	}
 	l.Diagnoses = append(l.Diagnoses, d)
+}
+
+// rangeEnd is the last index the damage can concern: the batch behind it that is valid in itself is not damaged.
+func rangeEnd(first, last uint64, times []batchTime) uint64 {
+	for _, t := range times {
+		if first != 0 && t.first > first && t.last >= t.first && (last == 0 || t.first-1 < last) {
+			return t.first - 1
+		}
+	}
+	return last
 }
 
 func sub(a, b uint64) uint64 {

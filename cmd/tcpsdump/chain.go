@@ -76,7 +76,7 @@ func chainText(out io.Writer, r *wal.Report, segments []wal.SegmentInfo, l *fore
 		if s.Sealed {
 			state = "sealed"
 		}
-		fmt.Fprintf(out, "segment %-4d %s  index %d..%d  %d batches  chain %x -> %x\n", s.ID, state, s.FirstIndex, s.LastIndex, s.Batches, s.PrevChain[:8], s.Chain[:8])
+		fmt.Fprintf(out, "segment %-4d %s  %-16s  %d batches  chain %x -> %x\n", s.ID, state, span(s.FirstIndex, s.LastIndex), s.Batches, s.PrevChain[:8], s.Chain[:8])
 	}
 	for _, f := range r.Findings {
 		if f.Severity != wal.SeverityDamage {
@@ -85,8 +85,8 @@ func chainText(out io.Writer, r *wal.Report, segments []wal.SegmentInfo, l *fore
 	}
 	l.WriteText(out)
 	if r.Clean && !l.Damaged() {
-		fmt.Fprintf(out, "clean: log %x, %d batches in %d segments, index %d..%d, chain %x\n",
-			r.LogID[:4], r.Batches, r.Segments, r.FirstIndex, r.LastIndex, r.Chain)
+		fmt.Fprintf(out, "clean: log %x, %d batches in %d segments, %s, chain %x\n",
+			r.LogID[:4], r.Batches, r.Segments, span(r.FirstIndex, r.LastIndex), r.Chain)
 	}
 }
 

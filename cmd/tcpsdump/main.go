@@ -23,6 +23,9 @@ const (
 // errDamage ends a command whose output has named the damage already.
 var errDamage = errors.New("damage found")
 
+// errUsage marks arguments that make no sense together.
+var errUsage = errors.New("wrong usage")
+
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, out, errw io.Writer) int {
@@ -37,7 +40,7 @@ func run(args []string, out, errw io.Writer) int {
 		return exitClean
 	case errors.Is(err, errDamage):
 		return exitDamage
-	case !started:
+	case !started || errors.Is(err, errUsage):
 		fmt.Fprintf(errw, "tcpsdump: %s\nRun '%s --help' for usage.\n", err, cmd.CommandPath())
 		return exitUsage
 	}

@@ -69,6 +69,14 @@ func (t textJSON) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]string{"hex": hex.EncodeToString(t)})
 }
 
+// span names a range of log indexes.
+func span(first, last uint64) string {
+	if last < first || last == 0 {
+		return "no entries"
+	}
+	return fmt.Sprintf("index %d..%d", first, last)
+}
+
 func when(ms int64) string {
 	return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z")
 }

@@ -47,7 +47,7 @@ REFUSED if the store can be read; it changed nothing.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if f.to != 0 && f.to < f.from {
-				return fmt.Errorf("--to %d is below --from %d", f.to, f.from)
+				return fmt.Errorf("%w: --to %d is below --from %d", errUsage, f.to, f.from)
 			}
 			key, err := k.load()
 			if err != nil {
@@ -131,8 +131,8 @@ func (d *walDump) segment(s wal.SegmentInfo) error {
 	if s.Sealed {
 		state = "sealed"
 	}
-	_, err := fmt.Fprintf(d.out, "segment %d  %s  %s  index %d..%d  %d batches  %d entries  %d of %d bytes  since %s  chain %x\n",
-		s.ID, s.File, state, s.FirstIndex, s.LastIndex, s.Batches, s.Entries, s.Tail, s.Size, when(s.CreatedMs), s.Chain[:8])
+	_, err := fmt.Fprintf(d.out, "segment %d  %s  %s  %s  %d batches  %d entries  %d of %d bytes  since %s  chain %x\n",
+		s.ID, s.File, state, span(s.FirstIndex, s.LastIndex), s.Batches, s.Entries, s.Tail, s.Size, when(s.CreatedMs), s.Chain[:8])
 	return err
 }
 
@@ -148,8 +148,8 @@ func (d *walDump) batch(b wal.BatchInfo) error {
 	if b.Unlinked {
 		note = "  FOLLOWS DAMAGE: valid in itself, not connected by the chain"
 	}
-	_, err := fmt.Fprintf(d.out, " batch %d  offset %d  %d bytes  index %d..%d  term %d  commit %d  %d records  %s  chain %x%s\n",
-		b.Number, b.Offset, b.Length, b.FirstIndex, b.LastIndex, b.Term, b.CommitIndex, b.Records, when(b.TimeMs), b.Chain[:8], note)
+	_, err := fmt.Fprintf(d.out, " batch %d  offset %d  %d bytes  %s  term %d  commit %d  %d records  %s  chain %x%s\n",
+		b.Number, b.Offset, b.Length, span(b.FirstIndex, b.LastIndex), b.Term, b.CommitIndex, b.Records, when(b.TimeMs), b.Chain[:8], note)
 	return err
 }
 
@@ -344,7 +344,7 @@ func (d *walDump) summary(r *wal.Report) error {
 	if !r.Clean || len(d.bad) > 0 {
 		state = "DAMAGED"
 	}
-	fmt.Fprintf(d.out, "-- log %x: %d segments, %d batches, index %d..%d, %d changes shown, %s\n",
-		r.LogID[:4], r.Segments, r.Batches, r.FirstIndex, r.LastIndex, d.shown, state)
+	fmt.Fprintf(d.out, "-- log %x: %d segments, %d batches, %s, %d changes shown, %s\n",
+		r.LogID[:4], r.Segments, r.Batches, span(r.FirstIndex, r.LastIndex), d.shown, state)
 	return nil
 }
