@@ -162,9 +162,7 @@ func (s *survey) halfCreated() bool {
 // create makes the first segment and then, last, the identity.
 func (l *Log) create(s *survey) error {
 	for _, f := range s.files {
-		if f.file != nil {
-			_ = f.file.Close()
-		}
+		f.close()
 		if err := l.fs.Remove(l.fs.PathJoin(l.dir, f.name)); err != nil {
 			return fmt.Errorf("wal: create: %w", err)
 		}

@@ -55,7 +55,7 @@ func newMaintainer(l *Log, s *survey) *maintainer {
 		case f.id < s.start.segment: // row 16
 			m.retired = append(m.retired, &segment{id: f.id, name: f.name, file: f.file})
 		default:
-			_ = f.file.Close() // headerless and beyond the next one: overwritten when its turn comes
+			f.close() // headerless and beyond the next one: overwritten when its turn comes
 		}
 	}
 	m.adoptNext(s)
@@ -81,7 +81,7 @@ func (m *maintainer) adoptNext(s *survey) {
 	}
 	if err != nil || f.size != m.size {
 		m.nextID = f.id
-		_ = f.file.Close()
+		f.close()
 		return
 	}
 	m.prepared = &preparedSegment{f.id, f.file}

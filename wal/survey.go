@@ -505,8 +505,13 @@ func (s *survey) applyMeta(b []byte) (rest []byte, err error) {
 
 func (s *survey) close() {
 	for _, f := range s.files {
-		if f.file != nil {
-			_ = f.file.Close()
-		}
+		f.close()
+	}
+}
+
+func (f *segmentFile) close() {
+	if f.file != nil {
+		_ = f.file.Close()
+		f.file = nil
 	}
 }
