@@ -140,8 +140,14 @@ func (s *Store) flushNow() error {
 	if s.broken() {
 		return s.failure()
 	}
-	if err := s.db.Flush(); err != nil {
+	done, err := s.db.AsyncFlush()
+	if err != nil {
 		return s.storeErr("flush", nil, err)
+	}
+	select {
+	case <-done:
+	case <-s.failed: // Pebble may never finish
+		return s.failure()
 	}
 	s.stats.flushes.Add(1)
 	return s.settle()
@@ -155,7 +161,8 @@ func (s *Store) settle() error {
 	}
 	f := &s.flush
 	f.mu.Lock()
-	if row.index > f.durable.Load() {
+	moved := row.index > f.durable.Load()
+	if moved {
 		f.durable.Store(row.index)
 	}
 	if i := markAt(f.marks, row.index); i >= 0 && f.marks[i].bytes > f.safe {
@@ -164,8 +171,8 @@ func (s *Store) settle() error {
 	if row.index >= s.applied.Load() {
 		f.dirtySince = time.Time{}
 		f.safe = f.applied
-	} else if !f.dirtySince.IsZero() {
-		f.dirtySince = s.o.Now()
+	} else if moved {
+		f.dirtySince = s.o.Now() // roughly: what is dirty now came during the flush
 	}
 	f.mu.Unlock()
 	f.cond.Broadcast()

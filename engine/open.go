@@ -23,7 +23,14 @@ func Open(dir string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := newStore(dir, o)
-	if err := s.open(); err != nil {
+	opened := make(chan error, 1)
+	go func() { opened <- s.open() }()
+	select {
+	case err = <-opened:
+	case <-s.failed:
+		return nil, s.failure() // Pebble gave up and never returns; lock and files stay with the process
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.release())
 	}
 	s.stats.openDuration = time.Since(began)
@@ -51,6 +58,7 @@ func newStore(dir string, o Options) *Store {
 	s.flush.init()
 	s.ap = applier{names: map[string]string{}, overlay: map[string]overlayRow{}, soonest: math.MaxInt64}
 	s.win = newWindow(0)
+	s.pebbleLog = &pebbleLogger{log: o.Logger, fail: s.fail}
 	return s
 }
 
@@ -65,6 +73,9 @@ func (s *Store) open() error {
 		}
 	}
 	if s.ident, err = readIdentity(s.o.FS, s.dir); err != nil {
+		return err
+	}
+	if err := s.dropMarker(); err != nil {
 		return err
 	}
 	if err := s.ident.checkKey(s.o.Key); err != nil {
@@ -181,11 +192,14 @@ func (s *Store) create() error {
 	if err := syncDir(fs, s.dir); err != nil {
 		return err
 	}
-	if err := writeIdentity(fs, s.dir, id); err != nil {
-		return err
-	}
-	if err := fs.Remove(marker); err != nil {
-		return fmt.Errorf("engine: remove %s: %w", marker, err)
+	return writeIdentity(fs, s.dir, id)
+}
+
+// dropMarker removes CREATING, which says nothing any more once there is a FORMAT.
+func (s *Store) dropMarker() error {
+	err := s.o.FS.Remove(s.o.FS.PathJoin(s.dir, creatingFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("engine: remove %s: %w", creatingFile, err)
 	}
 	return nil
 }

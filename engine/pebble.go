@@ -10,6 +10,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // pebbleFormat is the newest Pebble format this version writes; fixed, so that an update of the library alone does not
@@ -45,10 +46,40 @@ func (l *pebbleLogger) Fatalf(format string, args ...any) {
 	select {}
 }
 
+// pebbleFS treats a directory that cannot be synced as Fatalf does: Pebble would panic, often
+// in a goroutine of its own.
+type pebbleFS struct {
+	vfs.FS
+	log *pebbleLogger
+}
+
+func (f pebbleFS) Unwrap() vfs.FS { return f.FS }
+
+func (f pebbleFS) OpenDir(name string) (vfs.File, error) {
+	d, err := f.FS.OpenDir(name)
+	if err != nil {
+		return nil, err
+	}
+	return pebbleDir{d, name, f.log}, nil
+}
+
+type pebbleDir struct {
+	vfs.File
+	name string
+	log  *pebbleLogger
+}
+
+func (d pebbleDir) Sync() error {
+	err := d.File.Sync()
+	if err != nil {
+		d.log.Fatalf("sync directory %s: %w", d.name, err) // does not return
+	}
+	return err
+}
+
 func (s *Store) pebbleOptions() *pebble.Options {
-	s.pebbleLog = &pebbleLogger{log: s.o.Logger, fail: s.fail}
 	o := &pebble.Options{
-		FS:                          s.o.FS,
+		FS:                          pebbleFS{s.o.FS, s.pebbleLog},
 		DisableWAL:                  true, // our log comes first; flushed state is a prefix of the applied batches
 		FormatMajorVersion:          pebbleFormat,
 		CacheSize:                   s.o.CacheSize,

@@ -79,6 +79,14 @@ func (s *Store) crossCheck(row appliedRow) error {
 }
 
 func (s *Store) loadMarkers() error {
+	return s.eachMarker(func(index uint64, reason byte) error {
+		s.rejected[index] = reason
+		return nil
+	})
+}
+
+// eachMarker calls fn for the marker rows, ascending by index.
+func (s *Store) eachMarker(fn func(index uint64, reason byte) error) error {
 	it, err := s.db.NewIter(&pebble.IterOptions{
 		LowerBound: markerKey(0), UpperBound: []byte{spaceMeta, metaMarker + 1},
 	})
@@ -89,12 +97,14 @@ func (s *Store) loadMarkers() error {
 	for ok := it.First(); ok; ok = it.Next() {
 		v, err := it.ValueAndErr()
 		if err != nil {
-			return s.storeErr("scan", it.Key(), err)
+			return s.storeErr("read", it.Key(), err)
 		}
 		if len(it.Key()) != 10 || len(v) != 1 {
 			return s.storeErr("read", it.Key(), fmt.Errorf("%w: marker row", ErrMalformed))
 		}
-		s.rejected[be.Uint64(it.Key()[2:])] = v[0]
+		if err := fn(be.Uint64(it.Key()[2:]), v[0]); err != nil {
+			return err
+		}
 	}
 	if err := it.Error(); err != nil {
 		return s.storeErr("scan", markerKey(0), err)

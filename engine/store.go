@@ -340,6 +340,8 @@ func (s *Store) waitApplied(ctx context.Context, index uint64) error {
 			return ctx.Err()
 		case <-s.failed:
 			return s.failure()
+		case <-s.stop:
+			return ErrClosed
 		}
 	}
 	return nil

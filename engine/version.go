@@ -13,6 +13,7 @@ import (
 type version struct {
 	s     *Store
 	index uint64
+	lanes lanes
 	snap  *pebble.Snapshot
 	trees []*btree.BTreeG[indexItem]
 	refs  int // guarded by s.mu
@@ -27,7 +28,7 @@ func (s *Store) acquire() (*version, error) {
 	}
 	applied := s.applied.Load()
 	if s.current == nil || s.current.index != applied {
-		v := &version{s: s, index: applied, snap: s.db.NewSnapshot()}
+		v := &version{s: s, index: applied, lanes: s.lanes, snap: s.db.NewSnapshot()}
 		v.trees = make([]*btree.BTreeG[indexItem], len(s.indexes))
 		for i, x := range s.indexes {
 			v.trees[i] = x.freeze()

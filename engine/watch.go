@@ -35,6 +35,7 @@ type Event struct {
 type Watcher struct {
 	s      *Store
 	o      WatchOptions
+	parent context.Context
 	ctx    context.Context
 	cancel context.CancelFunc
 	next   uint64 // index to read next
@@ -47,7 +48,7 @@ const watchBatch = 64
 
 // Watch starts a watch; it ends with ctx, Close, or the store. Problems are reported by Next.
 func (s *Store) Watch(ctx context.Context, o WatchOptions) *Watcher {
-	w := &Watcher{s: s, o: o, next: o.From}
+	w := &Watcher{s: s, o: o, next: o.From, parent: ctx}
 	w.o.Prefix = bytes.Clone(o.Prefix)
 	if o.From == 0 {
 		w.next = s.applied.Load() + 1
@@ -130,10 +131,10 @@ func (w *Watcher) wait() error {
 
 // ended tells the end of the caller's context from that of the watcher.
 func (w *Watcher) ended() error {
-	if errors.Is(context.Cause(w.ctx), context.Canceled) {
-		return ErrClosed
+	if err := w.parent.Err(); err != nil {
+		return err
 	}
-	return w.ctx.Err()
+	return ErrClosed
 }
 
 // take turns a log entry into events.

@@ -27,6 +27,7 @@ const EntryWriteSet wal.EntryType = 0x10
 // Op kind 0 deletes, 1 puts, 2 puts with a deadline (Unix ms).
 const (
 	writeSetVersion = 1
+	lastVersion     = 31 // above is no version, the bytes are something else
 
 	opDelete   = 0
 	opPut      = 1
@@ -217,7 +218,7 @@ func DecodeWriteSet(b []byte) (*WriteSet, error) {
 func (w *WriteSet) decode(b []byte, intern map[string]string) error {
 	d := decoder{b: b, intern: intern}
 	v := d.u8()
-	if d.err == nil && v > writeSetVersion {
+	if v > writeSetVersion && v <= lastVersion {
 		return fmt.Errorf("%w: write set version %d", ErrVersion, v)
 	}
 	if v != writeSetVersion {
