@@ -8,6 +8,9 @@ import (
 	"testing"
 )
 
+// thorough: somebody asked for a number of crash states, so time is no matter.
+var thorough = os.Getenv("ERLMCP_CRASH_STATES") != ""
+
 // env reads a whole number from the environment.
 func env(t testing.TB, name string, def uint64) uint64 {
 	t.Helper()

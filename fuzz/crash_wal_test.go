@@ -264,6 +264,10 @@ func (c crash) check(at *simdisk.Cursor) error {
 		l.Close() //nolint:errcheck // the wrong state counts
 		return err
 	}
+	if !thorough && c.Seed%2 == 0 {
+		// Half of the states are enough for what comes after, when time counts.
+		return l.Close()
+	}
 	return c.goOn(img, l, m)
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -121,9 +122,9 @@ func deadStaysDead(r *recorder) error {
 		return nil
 	}
 	select {
-	case <-r.l.Failed():
-	default:
-		return errors.New("ErrFailed was returned, but Failed() is open")
+	case <-r.l.Failed(): // closed by the goroutine that met the error, perhaps a moment later
+	case <-time.After(20 * time.Second):
+		return errors.New("ErrFailed was returned, but Failed() stays open")
 	}
 	if !errors.Is(r.l.Err(), wal.ErrFailed) {
 		return fmt.Errorf("Err() is %v after a failure", r.l.Err())
@@ -144,7 +145,12 @@ func afterFault(h *history, seed uint64, counts *tally) error {
 	rng := rand.New(rand.NewPCG(seed, 9))
 	c := h.trace.Cursor()
 	c.Seek(h.trace.Len())
-	for _, p := range simdisk.Policies() {
+	policies := simdisk.Policies()
+	if !thorough {
+		rng.Shuffle(len(policies), func(i, j int) { policies[i], policies[j] = policies[j], policies[i] })
+		policies = append(policies[:3], simdisk.Policy{Process: true}, simdisk.Policy{})
+	}
+	for _, p := range policies {
 		x := crash{History: h, N: h.trace.Len(), Policy: p, Seed: rng.Uint64()}
 		counts.add("power loss after a fault")
 		if err := x.check(c); err != nil {
@@ -157,7 +163,7 @@ func afterFault(h *history, seed uint64, counts *tally) error {
 		return &failure{x, err}
 	}
 	c2 := second.trace.Cursor()
-	for range 6 {
+	for range 3 {
 		n := second.From + rng.IntN(second.trace.Len()-second.From+1)
 		c2.Seek(n)
 		y := crash{History: second, N: n, Policy: simdisk.Policies()[rng.IntN(len(simdisk.Policies()))], Seed: rng.Uint64()}
