@@ -3,6 +3,7 @@ package replication
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -179,6 +180,13 @@ func (s *LogStore) StoreLogs(logs []*raft.Log) error {
 	}
 	if last := s.log.LastIndex(); last != 0 && entries[0].Index != last+1 {
 		return fmt.Errorf("%w: entry %d after %d", ErrGap, entries[0].Index, last)
+	}
+	if s.log.LastIndex() == 0 {
+		// Only a log at rest starts anywhere. Cutting nothing waits until the last change, a truncation or a vote,
+		// is over.
+		if err := s.log.TruncateBack(math.MaxUint64); err != nil {
+			return s.halt(err)
+		}
 	}
 	durable := s.log.CommitIndex()
 	stored, err := s.appendAll(entries)
