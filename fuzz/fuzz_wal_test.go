@@ -79,30 +79,37 @@ func FuzzLogDamage(f *testing.F) {
 	f.Add([]byte{1, 2, 44, 1, 3, 255, 255, 255, 255, 0, 128, 1, 1, 1})
 	f.Add([]byte{2, 1, 200, 18, 7, 1, 2, 3, 4, 5, 6, 7, 8})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		all, err := victims()
-		if err != nil {
-			t.Fatal(err)
-		}
-		in := &input{data}
-		s := all[int(in.byte())%len(all)]
-		files := s.disk.Files()
-		name := files[int(in.byte())%len(files)]
-		b, err := s.disk.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for n := 0; n < 64 && !in.empty(); n++ {
-			in.edit(b)
-		}
-		whole := region{name, "", 0, int64(len(b))}
-		hurt := injury{
-			what: "edited " + name, class: "file", files: []string{name}, ranges: []region{whole},
-			do: func(d *simdisk.Disk) error { return d.WriteFile(name, b) },
-		}
-		if _, err := s.suffer(hurt); err != nil {
+		if err := logDamage(data); err != nil {
 			t.Fatal(err)
 		}
 	})
+}
+
+func logDamage(data []byte) error {
+	all, err := victims()
+	if err != nil {
+		return err
+	}
+	in := &input{data}
+	s := all[int(in.byte())%len(all)]
+	files := s.disk.Files()
+	name := files[int(in.byte())%len(files)]
+	b, err := s.disk.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	for n := 0; n < 64 && !in.empty(); n++ {
+		in.edit(b)
+	}
+	whole := region{name, "", 0, int64(len(b))}
+	hurt := injury{
+		what: "edited " + name, class: "file", files: []string{name}, ranges: []region{whole},
+		do: func(d *simdisk.Disk) error { return d.WriteFile(name, b) },
+	}
+	if _, err := s.suffer(hurt); err != nil {
+		return err
+	}
+	return nil
 }
 
 // FuzzLogForged edits a segment and then makes all checksums valid again, as a
@@ -118,32 +125,39 @@ func FuzzLogForged(f *testing.F) {
 	f.Add([]byte{0, 1, 176, 255, 7, 255, 255, 255, 255, 255, 255, 255, 255})
 	f.Add([]byte{1, 1, 192, 255, 3, 255, 255, 255, 127})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		all, err := victims()
-		if err != nil {
-			t.Fatal(err)
-		}
-		in := &input{data}
-		s := all[int(in.byte())%len(all)]
-		files := s.disk.Files()
-		name := files[int(in.byte())%len(files)]
-		b, err := s.disk.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for n := 0; n < 16 && !in.empty(); n++ {
-			in.edit(b)
-		}
-		if path.Ext(name) == ".seg" {
-			reseal(b)
-		}
-		d := s.disk.Clone()
-		if err := d.WriteFile(name, b); err != nil {
-			t.Fatal(err)
-		}
-		if err := bounded(128<<20, func() error { return openAndReadAll(d, s.cfg) }); err != nil {
+		if err := logForged(data); err != nil {
 			t.Fatal(err)
 		}
 	})
+}
+
+func logForged(data []byte) error {
+	all, err := victims()
+	if err != nil {
+		return err
+	}
+	in := &input{data}
+	s := all[int(in.byte())%len(all)]
+	files := s.disk.Files()
+	name := files[int(in.byte())%len(files)]
+	b, err := s.disk.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	for n := 0; n < 16 && !in.empty(); n++ {
+		in.edit(b)
+	}
+	if path.Ext(name) == ".seg" {
+		reseal(b)
+	}
+	d := s.disk.Clone()
+	if err := d.WriteFile(name, b); err != nil {
+		return err
+	}
+	if err := bounded(128<<20, func() error { return openAndReadAll(d, s.cfg) }); err != nil {
+		return err
+	}
+	return nil
 }
 
 // openAndReadAll looks at a log in every way. Only an error without a type is
@@ -278,45 +292,52 @@ func FuzzCrashRecovery(f *testing.F) {
 	f.Add([]byte("\x02\x01\x09\x20\x01\x13zzzzyyyyxxxxwwww\x00\x01\x02\x03\x04\x05\x06\x07"))
 	f.Add([]byte("\x01\x04\x30\x99\x00\x08\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8\xf7"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		in := &input{data}
-		cfg := config("fuzz", uint64(in.byte()))
-		kind := int(in.byte()) % (len(faultKinds) + 1)
-		nth, at, policy := int(in.byte())+1, int(in.uint16()), int(in.byte())
-		d, err := newDisk(cfg.Seed)
-		if err != nil {
+		if err := crashRecovery(data); err != nil {
 			t.Fatal(err)
 		}
-		r := newRecorder(d, cfg)
-		r.open()
-		if r.err != nil {
-			t.Fatal(r.err)
-		}
-		if kind < len(faultKinds) {
-			fault := faultKinds[kind].fault
-			fault.Nth = nth
-			r.tolerant = fault.Err
-			d.Inject(fault)
-		}
-		for n := 0; n < 48 && !in.empty() && !r.dead; n++ {
-			r.byByte(in.byte())
-		}
-		r.settle()
-		if r.err != nil {
-			t.Fatal(r.err)
-		}
-		l := r.l
-		h := r.end()
-		l.Close() //nolint:errcheck // the trace is taken
-		x := crash{History: h, N: at % (h.trace.Len() + 1), Policy: simdisk.Policies()[policy%len(simdisk.Policies())], Seed: uint64(at)}
-		c := h.trace.Cursor()
-		c.Seek(x.N)
-		if err := x.check(c); err != nil {
-			t.Fatal(&failure{x, err})
-		}
-		if f := again(h, c, rand.New(rand.NewPCG(uint64(at), uint64(policy))), &tally{}); f != nil {
-			t.Fatal(f)
-		}
 	})
+}
+
+func crashRecovery(data []byte) error {
+	in := &input{data}
+	cfg := config("fuzz", uint64(in.byte()))
+	kind := int(in.byte()) % (len(faultKinds) + 1)
+	nth, at, policy := int(in.byte())+1, int(in.uint16()), int(in.byte())
+	d, err := newDisk(cfg.Seed)
+	if err != nil {
+		return err
+	}
+	r := newRecorder(d, cfg)
+	r.open()
+	if r.err != nil {
+		return r.err
+	}
+	if kind < len(faultKinds) {
+		fault := faultKinds[kind].fault
+		fault.Nth = nth
+		r.tolerant = fault.Err
+		d.Inject(fault)
+	}
+	for n := 0; n < 48 && !in.empty() && !r.dead; n++ {
+		r.byByte(in.byte())
+	}
+	r.settle()
+	if r.err != nil {
+		return r.err
+	}
+	l := r.l
+	h := r.end()
+	l.Close() //nolint:errcheck // the trace is taken
+	x := crash{History: h, N: at % (h.trace.Len() + 1), Policy: simdisk.Policies()[policy%len(simdisk.Policies())], Seed: uint64(at)}
+	c := h.trace.Cursor()
+	c.Seek(x.N)
+	if err := x.check(c); err != nil {
+		return &failure{x, err}
+	}
+	if f := again(h, c, rand.New(rand.NewPCG(uint64(at), uint64(policy))), &tally{}); f != nil {
+		return f
+	}
+	return nil
 }
 
 // byByte does one step that a byte stands for.
