@@ -143,11 +143,20 @@ func NewRuntime(store Store, o Options) (*Runtime, error) {
 			SubscribeHandler:   r.updates.subscribe,
 			UnsubscribeHandler: r.updates.unsubscribe,
 			GetSessionID:       newSessionID,
+			SetCacheable:       setCacheable,
 		})
 	r.server.AddReceivingMiddleware(r.middleware)
 	r.http = newFront(r, quiet)
 	r.Go(func(context.Context) { r.updates.run() })
 	return r, nil
+}
+
+// setCacheable keeps shared caches from holding what resources show; the SDK's
+// default is public.
+func setCacheable(_ context.Context, req sdk.Request, c *sdk.Cacheable) {
+	if _, ok := req.(*sdk.ReadResourceRequest); ok && c.CacheScope == "" {
+		c.CacheScope = "private"
+	}
 }
 
 // Go runs fn in the background until the runtime closes: ctx ends then, and

@@ -28,11 +28,11 @@ const (
 
 // refusal is the structured content of a tool result with isError.
 type refusal struct {
-	Code    string         `json:"code"`
-	Message string         `json:"message"`
-	Field   string         `json:"field,omitempty"`
+	Code    string         `json:"code" jsonschema:"why the call was refused, for programs"`
+	Message string         `json:"message" jsonschema:"why, and what to do next, for people"`
+	Field   string         `json:"field,omitempty" jsonschema:"the argument to blame"`
 	Details map[string]any `json:"details,omitempty"`
-	Retry   bool           `json:"retry"` // the same call may succeed later
+	Retry   bool           `json:"retry" jsonschema:"the same call may succeed later"`
 }
 
 // Error implements error: the text of the tool result.

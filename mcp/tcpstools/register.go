@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/google/jsonschema-go/jsonschema"
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/erlmcp/erlmcp/engine"
@@ -67,7 +68,10 @@ func add[In, Out any](t *tools, k kind, name, title, description string, fn func
 	if k != reads {
 		annotations.DestructiveHint = &destructive
 	}
-	tool := &sdk.Tool{Name: name, Title: title, Description: description, Annotations: annotations}
+	tool := &sdk.Tool{
+		Name: name, Title: title, Description: description, Annotations: annotations,
+		OutputSchema: outputSchema[Out](),
+	}
 	sdk.AddTool(t.rt.Server(), tool, func(ctx context.Context, req *sdk.CallToolRequest, in In) (*sdk.CallToolResult, Out, error) {
 		ctx = tcps.WithActor(ctx, actor(req.ClientInfo()))
 		if keyed, ok := any(in).(interface{ key() string }); ok && keyed.key() != "" {
@@ -83,6 +87,23 @@ func add[In, Out any](t *tools, k kind, name, title, description string, fn func
 		}
 		return &sdk.CallToolResult{Content: []sdk.Content{&sdk.TextContent{Text: text}}}, out, nil
 	})
+}
+
+// outputSchema describes what the structured content of a tool may be: its
+// output, or a refusal. Clients of the TypeScript SDK check the content of
+// errors too, and drop the whole answer when it does not fit.
+func outputSchema[Out any]() *jsonschema.Schema {
+	return &jsonschema.Schema{Type: "object", AnyOf: []*jsonschema.Schema{schemaOf[Out](), schemaOf[refusal]()}}
+}
+
+// schemaOf panics for types that have no schema: a programming error that the
+// first start shows.
+func schemaOf[T any]() *jsonschema.Schema {
+	s, err := jsonschema.For[T](nil)
+	if err != nil {
+		panic(fmt.Sprintf("tcpstools: no schema for %T: %v", *new(T), err))
+	}
+	return s
 }
 
 // Keyed is embedded in the input of every tool that changes something.

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/jsonschema-go/jsonschema"
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/stretchr/testify/require"
@@ -83,6 +84,7 @@ func do(t testing.TB, s *sdk.ClientSession, tool string, in any, out any) {
 	data, err := json.Marshal(res.StructuredContent)
 	require.NoError(t, err)
 	require.JSONEq(t, string(data), text, "the text must say what the structured content says")
+	fits(t, s, tool, data)
 	if out != nil {
 		require.NoError(t, json.Unmarshal(data, out))
 	}
@@ -94,6 +96,32 @@ type refusal struct {
 	Retry                bool
 }
 
+// schemas are the output schemas by tool, as clients see them.
+var schemas sync.Map
+
+// fits checks structured content against the output schema that the tool
+// announces, as clients do.
+func fits(t testing.TB, s *sdk.ClientSession, name string, content []byte) {
+	t.Helper()
+	if _, ok := schemas.Load(name); !ok {
+		for tool, err := range s.Tools(t.Context(), nil) {
+			require.NoError(t, err)
+			data, err := json.Marshal(tool.OutputSchema)
+			require.NoError(t, err)
+			var schema jsonschema.Schema
+			require.NoError(t, json.Unmarshal(data, &schema))
+			resolved, err := schema.Resolve(nil)
+			require.NoError(t, err)
+			schemas.Store(tool.Name, resolved)
+		}
+	}
+	schema, ok := schemas.Load(name)
+	require.True(t, ok, "no tool %s", name)
+	var value any
+	require.NoError(t, json.Unmarshal(content, &value))
+	require.NoError(t, schema.(*jsonschema.Resolved).Validate(value), "%s: %s", name, content)
+}
+
 // refused calls a tool that must refuse.
 func refused(t testing.TB, s *sdk.ClientSession, tool string, in any) refusal {
 	t.Helper()
@@ -102,6 +130,7 @@ func refused(t testing.TB, s *sdk.ClientSession, tool string, in any) refusal {
 	require.True(t, res.IsError, "%s was not refused", tool)
 	data, err := json.Marshal(res.StructuredContent)
 	require.NoError(t, err)
+	fits(t, s, tool, data)
 	var r refusal
 	require.NoError(t, json.Unmarshal(data, &r))
 	require.NotEmpty(t, r.Message)
