@@ -115,7 +115,7 @@ func TestRandomOperationsKeepTheInvariants(t *testing.T) {
 			}
 			for step := range *stepsFlag {
 				name := d.step()
-				d.compare(fmt.Sprintf("seed %d step %d: %s", seed, step, name), step%25 == 24)
+				d.compare(fmt.Sprintf("seed %d step %d: %s", seed, step, name), step%50 == 49)
 				d.clock.advance(time.Duration(d.r.IntN(3)) * time.Millisecond)
 				if step%100 == 99 {
 					d.restart()

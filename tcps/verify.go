@@ -162,11 +162,11 @@ func (v *verifier) document(table string, key, raw []byte, d document, id func()
 	v.checked[CheckJSON]++
 	v.checked[CheckChecksums]++
 	k := printableKey(key)
-	if _, err := parseJSON(raw); err != nil {
-		v.find(CheckJSON, CodeMalformedDocument, table, k, adviceRestore, "the document is not JSON: %v", err)
+	switch err := checkDocument(raw); {
+	case errors.Is(err, ErrMalformedDocument):
+		v.find(CheckJSON, CodeMalformedDocument, table, k, adviceRestore, "%s", messageOf(err))
 		return false
-	}
-	if err := checkDocument(raw); err != nil {
+	case err != nil:
 		v.find(CheckChecksums, codeOf(err), table, k, adviceRestore, "%s", messageOf(err))
 	}
 	if err := decodeDocument(raw, d); err != nil {
