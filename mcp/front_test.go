@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/stretchr/testify/require"
 
 	"github.com/erlmcp/erlmcp/mcp"
@@ -100,7 +101,7 @@ func TestBadMessagesOverHTTP(t *testing.T) {
 		{name: "batch with initialize", body: "[" + initialize + "]", header: []string{"Mcp-Protocol-Version", "2025-03-26"}, status: 400, code: -32600, id: "null", says: "initialize"},
 		{name: "batch with the same id twice", body: "[" + ping + "," + ping + "]", header: []string{"Mcp-Protocol-Version", "2025-03-26"}, status: 400, code: -32600, id: "null", says: "twice"},
 		{name: "initialize twice", body: initialize, status: 200, code: -32603, id: "1", says: "duplicate"},
-		{name: "unknown session", body: ping, header: []string{"Mcp-Session-Id", "nobody"}, status: 404, code: mcp.CodeSessionNotFound, id: "7", says: "initialize again"},
+		{name: "unknown session", body: ping, header: []string{"Mcp-Session-Id", "nobody"}, status: 404, code: mcp.CodeSessionNotFound, id: "null", says: "initialize again"},
 		{name: "no session", body: ping, header: []string{"Mcp-Session-Id", "-"}, status: 400, code: mcp.CodeNotInitialized, id: "7", says: "initialize"},
 		{name: "unknown method", body: `{"jsonrpc":"2.0","id":7,"method":"no/such"}`, status: 400, code: -32600, id: "7", says: "no/such"},
 		{name: "unknown tool", body: `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"nope"}}`, status: 200, code: -32602, id: "7", says: "nope"},
@@ -348,6 +349,16 @@ func TestIdleSessionsEnd(t *testing.T) {
 	status, answer, _ := post(t, url, session, `{"jsonrpc":"2.0","id":7,"method":"ping"}`)
 	require.Equal(t, 404, status)
 	require.Equal(t, mcp.CodeSessionNotFound, answer.Error.Code)
+}
+
+func TestOfficialClientUnderstandsThatItsSessionEnded(t *testing.T) {
+	r, _ := newRuntime(t, mcp.Options{})
+	srv := serveHTTP(t, r)
+	s := connectHTTP(t, srv.URL, oldProtocol, nil)
+	status, _, _ := do(t, http.MethodDelete, srv.URL, map[string]string{"Mcp-Session-Id": s.ID()}, nil)
+	require.Equal(t, http.StatusNoContent, status)
+	_, err := s.CallTool(t.Context(), &sdk.CallToolParams{Name: "echo", Arguments: textIn{"x"}})
+	require.ErrorIs(t, err, sdk.ErrSessionMissing)
 }
 
 func TestBatchOfAnOldSessionIsServed(t *testing.T) {

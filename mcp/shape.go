@@ -127,6 +127,9 @@ func (s *shaper) finish() int {
 		bad.Message = http.StatusText(s.status)
 	}
 	if s.status == http.StatusNotFound {
+		// Without an id, as clients take an error with one for the end of that
+		// call only, and this is the end of the session.
+		bad.ID = nil
 		bad.Message = "session not found: it ended, expired or was never opened here; send initialize again"
 	}
 	writeRefusal(s.ResponseWriter, bad)
