@@ -19,6 +19,7 @@ import (
 //	                above, the command is a write set and the type is engine.EntryWriteSet, so that the log of a
 //	                cluster member reads exactly like the log of a single node. AppendedAt is not kept: the write
 //	                set has its own time.
+//	0x11            the first entry of a store made out of an image (engine.EntryBase): raft takes it for a no-op.
 //	0x20 + t        any other raft entry of raft.LogType t (no-op, barrier, configuration, ...):
 //	                  0   i64 BE    AppendedAt, Unix nanoseconds, 0: unknown
 //	                  8   uvarint   length of the extensions
@@ -78,8 +79,12 @@ func encodeEntry(l *raft.Log) (wal.Entry, error) {
 // decodeEntry is the inverse of encodeEntry; it sets every field of l, which shares memory with e.Data.
 func decodeEntry(e *wal.Entry, l *raft.Log) error {
 	*l = raft.Log{Index: e.Index, Term: e.Term}
-	if e.Type == typeCommand {
+	switch e.Type {
+	case typeCommand:
 		l.Type, l.Data = raft.LogCommand, e.Data
+		return nil
+	case engine.EntryBase:
+		l.Type = raft.LogNoop
 		return nil
 	}
 	if e.Type < typeEnvelope {

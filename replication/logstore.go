@@ -24,8 +24,8 @@ type LogOptions struct {
 	MaxAppendBytes int
 	// SpaceRetry is how often a vote or term that met a full disk is tried again; default 50 ms.
 	SpaceRetry time.Duration
-	// Halt is called, on raft's goroutine, when raft must not go on with this log. Raft answers some errors of its
-	// log with a panic; a Halt that does not return keeps it from doing so. nil: the error is returned.
+	// Halt is called, on raft's goroutine, when a write tells that raft must not go on with this log. Raft answers
+	// some errors with a panic; a Halt that does not return keeps it from doing so. nil: the error is returned.
 	Halt func(error)
 }
 
@@ -37,7 +37,8 @@ type LogOptions struct {
 // entries from memory.
 //
 // Fail-stop: after an error that leaves raft and the log with different views (a failed or closed log, damage,
-// an append that could not be taken back) every method halts, so that this node stops instead of guessing.
+// an append that could not be taken back) every write halts, so that this node stops instead of guessing. What is
+// durable can still be read.
 type LogStore struct {
 	log *wal.Log
 	o   LogOptions
@@ -85,19 +86,25 @@ func (s *LogStore) Err() error {
 	}
 }
 
-// halt stops the store for good; only the first reason counts.
-func (s *LogStore) halt(reason error) error {
+// condemn allows no more writes; only the first reason counts.
+func (s *LogStore) condemn(reason error) error {
 	s.once.Do(func() {
 		s.reason = fmt.Errorf("%w: %w", ErrHalted, reason)
 		close(s.halted)
 	})
-	if s.o.Halt != nil {
-		s.o.Halt(s.reason)
-	}
 	return s.reason
 }
 
-// alive is the first line of every method.
+// halt is how a write ends that must be the last one.
+func (s *LogStore) halt(reason error) error {
+	err := s.condemn(reason)
+	if s.o.Halt != nil {
+		s.o.Halt(err)
+	}
+	return err
+}
+
+// alive is the first line of every write.
 func (s *LogStore) alive() error {
 	select {
 	case <-s.halted:
@@ -111,20 +118,10 @@ func (s *LogStore) alive() error {
 }
 
 // FirstIndex returns the index of the oldest entry, 0 if there is none.
-func (s *LogStore) FirstIndex() (uint64, error) {
-	if err := s.alive(); err != nil {
-		return 0, err
-	}
-	return s.log.FirstIndex(), nil
-}
+func (s *LogStore) FirstIndex() (uint64, error) { return s.log.FirstIndex(), nil }
 
 // LastIndex returns the index of the newest durable entry, 0 if there is none.
-func (s *LogStore) LastIndex() (uint64, error) {
-	if err := s.alive(); err != nil {
-		return 0, err
-	}
-	return s.log.LastIndex(), nil
-}
+func (s *LogStore) LastIndex() (uint64, error) { return s.log.LastIndex(), nil }
 
 // maxReads bounds how often an entry that should be there is looked for. Each failure but that of a closed log needs
 // another truncation and append in between.
@@ -133,9 +130,6 @@ const maxReads = 8
 // GetLog reads the entry with the given index into l. Errors: raft.ErrLogNotFound outside the log, ErrHalted if the
 // entry is damaged.
 func (s *LogStore) GetLog(index uint64, l *raft.Log) error {
-	if err := s.alive(); err != nil {
-		return err
-	}
 	e, err := s.log.Get(index)
 	// raft takes "not found" for "compacted away", so it must never stand for anything else. An index that is in
 	// range now may have been stored since, hence the second look; a closed log stays in range and not found.
@@ -145,15 +139,15 @@ func (s *LogStore) GetLog(index uint64, l *raft.Log) error {
 			return raft.ErrLogNotFound
 		}
 		if tries == maxReads {
-			return s.halt(fmt.Errorf("read entry %d of %d..%d: %w", index, first, last, wal.ErrClosed))
+			return s.condemn(fmt.Errorf("read entry %d of %d..%d: %w", index, first, last, wal.ErrClosed))
 		}
 		e, err = s.log.Get(index)
 	}
 	if err != nil {
-		return s.halt(fmt.Errorf("read entry %d: %w", index, err))
+		return s.condemn(fmt.Errorf("read entry %d: %w", index, err))
 	}
 	if err := decodeEntry(&e, l); err != nil {
-		return s.halt(err)
+		return s.condemn(err)
 	}
 	return nil
 }
@@ -305,8 +299,5 @@ func (s *LogStore) StageCommitIndex(index uint64) error {
 
 // GetCommitIndex returns the newest durable commit index, never beyond LastIndex; 0 if none is known.
 func (s *LogStore) GetCommitIndex() (uint64, error) {
-	if err := s.alive(); err != nil {
-		return 0, err
-	}
 	return min(s.log.CommitIndex(), s.log.LastIndex()), nil
 }

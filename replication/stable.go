@@ -52,9 +52,6 @@ func (s *LogStore) Interrupt() { s.ended.Do(func() { close(s.release) }) }
 
 // Get returns the value of key, empty if it was never set.
 func (s *LogStore) Get(key []byte) ([]byte, error) {
-	if err := s.alive(); err != nil {
-		return nil, err
-	}
 	v, _ := s.log.Meta(stablePrefix + string(key))
 	return v, nil
 }
@@ -73,7 +70,7 @@ func (s *LogStore) GetUint64(key []byte) (uint64, error) {
 	case len(v) == 0:
 		return 0, nil
 	case len(v) != 8:
-		return 0, s.halt(fmt.Errorf("%w: %q has %d bytes, a number has 8", errFormat, key, len(v)))
+		return 0, s.condemn(fmt.Errorf("%w: %q has %d bytes, a number has 8", errFormat, key, len(v)))
 	}
 	return binary.BigEndian.Uint64(v), nil
 }
