@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -34,6 +35,7 @@ type applier struct {
 
 	// The open group: decided but not yet visible.
 	batch    *pebble.Batch
+	iter     *pebble.Iterator
 	overlay  map[string]overlayRow // rows the group changed
 	diffs    []indexDiff
 	lanes    lanes
@@ -90,7 +92,7 @@ func (s *Store) applyGroup(entries []wal.Entry, outs []ApplyOutcome) []ApplyOutc
 	}
 	if err != nil {
 		// Nothing of this call may be acknowledged, not even what was published: callers treat ErrFailed as unknown.
-		err = s.fail("apply", err)
+		err = s.fail("apply", errors.Join(err, a.closeIter()))
 		outs = outs[:start]
 		for i := range entries {
 			outs = append(outs, ApplyOutcome{Index: entries[i].Index, Err: err})
@@ -219,15 +221,49 @@ func (s *Store) withRow(rowKey []byte, fn func(raw []byte) error) (found bool, e
 		}
 		return true, fn(o.raw)
 	}
-	raw, c, err := s.db.Get(rowKey)
-	if errors.Is(err, pebble.ErrNotFound) {
-		return false, nil
-	}
+	it, err := s.groupIter()
 	if err != nil {
 		return false, s.storeErr("read", rowKey, err)
 	}
-	defer c.Close()
+	if !it.SeekPrefixGE(rowKey) {
+		if err := it.Error(); err != nil {
+			return false, s.storeErr("read", rowKey, err)
+		}
+		return false, nil
+	}
+	if !bytes.Equal(it.Key(), rowKey) {
+		return false, nil
+	}
+	raw, err := it.ValueAndErr()
+	if err != nil {
+		return false, s.storeErr("read", rowKey, err)
+	}
 	return true, fn(raw)
+}
+
+// groupIter returns the iterator that serves the group's point reads: beside the overlay, rows do not change until
+// the group is published. Unlike DB.Get it uses the filters of the last level too, so that looking for the old
+// version of a new row does not read a block.
+func (s *Store) groupIter() (*pebble.Iterator, error) {
+	a := &s.ap
+	if a.iter == nil {
+		it, err := s.db.NewIter(&pebble.IterOptions{UseL6Filters: true})
+		if err != nil {
+			return nil, err
+		}
+		a.iter = it
+	}
+	return a.iter, nil
+}
+
+// closeIter ends the reads of a group.
+func (a *applier) closeIter() error {
+	if a.iter == nil {
+		return nil
+	}
+	err := a.iter.Close()
+	a.iter = nil
+	return err
 }
 
 // applyOp changes one row in the group: Pebble batch, overlay, state hash, deadline entry, index diffs, footprints.
@@ -306,6 +342,9 @@ func (s *Store) encodeRow(dst, rowKey []byte, mod uint64, deadline int64, value 
 // publish makes the open group visible in one step.
 func (s *Store) publish() error {
 	a := &s.ap
+	if err := a.closeIter(); err != nil {
+		return s.storeErr("read", nil, err)
+	}
 	if a.batch == nil {
 		return nil
 	}

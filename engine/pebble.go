@@ -86,7 +86,7 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		MemTableSize:                s.o.MemTableSize,
 		MemTableStopWritesThreshold: 4,
 		MaxOpenFiles:                512,
-		L0CompactionThreshold:       2,
+		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 		Logger:                      s.pebbleLog,
@@ -101,6 +101,9 @@ func (s *Store) pebbleOptions() *pebble.Options {
 			},
 		},
 	}
+	// One flushed memtable is one file: fewer files cost fewer switches per point read.
+	o.TargetFileSizes[0] = 16 << 20
+	o.FlushSplitBytes = 32 << 20
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
