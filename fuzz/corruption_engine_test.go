@@ -124,6 +124,9 @@ func (s *dbSpecimen) suffer(in injury) (outcome string, err error) {
 		return "", err
 	}
 	db, err := engine.Open(dbDir, s.cfg.options(d, 0))
+	if herr := handlesInOrder(d); err != nil && herr != nil {
+		return "", fmt.Errorf("after a refusal (%w): %w", err, herr)
+	}
 	if err != nil {
 		return s.judgeRefusal(err, in)
 	}

@@ -319,6 +319,9 @@ func (s *specimen) suffer(in injury) (outcome string, err error) {
 	}
 	rep, ierr := wal.Inspect(d, logDir, wal.InspectOptions{Key: s.cfg.options(d, 0).Key}, wal.Visitor{})
 	l, err := wal.Open(logDir, s.cfg.options(d, 0))
+	if herr := handlesInOrder(d); err != nil && herr != nil {
+		return "", fmt.Errorf("after a refusal (%w): %w", err, herr)
+	}
 	if err != nil {
 		return s.judgeRefusal(in, err, rep, ierr)
 	}

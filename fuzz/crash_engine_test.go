@@ -193,6 +193,9 @@ func (c dbCrash) check(at *simdisk.Cursor) (err error) {
 		if s != nil {
 			err = errors.Join(err, s.Close())
 		}
+		if err == nil {
+			err = handlesInOrder(img)
+		}
 	}()
 	k, m, err := h.allows(s, c.N)
 	if err != nil {

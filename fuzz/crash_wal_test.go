@@ -2,6 +2,7 @@ package fuzz
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -266,9 +267,23 @@ func (c crash) check(at *simdisk.Cursor) error {
 	}
 	if !thorough && c.Seed%2 == 0 {
 		// Half of the states are enough for what comes after, when time counts.
-		return l.Close()
+		return errors.Join(l.Close(), handlesInOrder(img))
 	}
-	return c.goOn(img, l, m)
+	if err := c.goOn(img, l, m); err != nil {
+		return err
+	}
+	return handlesInOrder(img)
+}
+
+// handlesInOrder reports handles that were left open or used after Close.
+func handlesInOrder(d *simdisk.Disk) error {
+	if m := d.Misuses(); len(m) > 0 {
+		return fmt.Errorf("closed files were used: %v", m)
+	}
+	if o := d.OpenFiles(); len(o) > 0 {
+		return fmt.Errorf("files were left open: %v", o)
+	}
+	return nil
 }
 
 // allows checks the claim of the package comment.

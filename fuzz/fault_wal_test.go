@@ -99,6 +99,9 @@ func runFault(f simdisk.Fault, nth int, seed uint64, counts *tally) (fired bool,
 		return true, fmt.Errorf("open hides the cause: %w", err)
 	}
 	rule.Remove()
+	if err := handlesInOrder(d); err != nil {
+		return true, err
+	}
 	if r.err != nil {
 		return true, r.err
 	}

@@ -37,6 +37,7 @@ type Disk struct {
 	ops   []Op
 	locks map[string]bool
 	rules []*Rule
+	wrong []string // handles used after they were closed
 }
 
 var _ vfs.FS = (*Disk)(nil)
@@ -88,6 +89,29 @@ func (d *Disk) SetCapacity(bytes int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.opts.Capacity = bytes
+}
+
+// Misuses lists handles that were closed twice or used after they were closed:
+// on a real system such a descriptor may belong to somebody else by then.
+func (d *Disk) Misuses() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.wrong)
+}
+
+// OpenFiles returns the names of files and directories with open handles, one
+// for each handle, sorted. Locks do not count.
+func (d *Disk) OpenFiles() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []string
+	for _, nd := range d.st.nodes {
+		for range nd.open {
+			out = append(out, nd.path)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // now is the disk's clock in nanoseconds. d.mu is held.

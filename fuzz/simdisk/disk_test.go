@@ -95,6 +95,10 @@ func TestFileReadsBackWhatWasWritten(t *testing.T) {
 	_, err = r.Read(p)
 	require.ErrorIs(t, err, os.ErrClosed)
 	require.ErrorIs(t, r.Close(), os.ErrClosed)
+	require.Equal(t, []string{"read /a/b/x", "close /a/b/x"}, d.Misuses())
+	require.Equal(t, []string{"/a/b/x"}, d.OpenFiles(), "the handle of Create is still open")
+	require.NoError(t, f.Close())
+	require.Empty(t, d.OpenFiles())
 }
 
 func TestNamesBehaveLikeAFileSystem(t *testing.T) {

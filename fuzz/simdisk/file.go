@@ -42,7 +42,7 @@ func (d *Disk) release(f *file) {
 func (f *file) usable(op string, write bool) error {
 	switch {
 	case f.closed:
-		return pathError(op, f.path, os.ErrClosed)
+		return f.misused(op)
 	case f.nd.dir:
 		return pathError(op, f.path, syscall.EISDIR)
 	case write && !f.write:
@@ -51,12 +51,18 @@ func (f *file) usable(op string, write bool) error {
 	return nil
 }
 
+// misused notes the use of a closed handle. d.mu is held.
+func (f *file) misused(op string) error {
+	f.d.wrong = append(f.d.wrong, op+" "+f.path)
+	return pathError(op, f.path, os.ErrClosed)
+}
+
 // Close implements io.Closer. It makes nothing durable.
 func (f *file) Close() error {
 	f.d.mu.Lock()
 	defer f.d.mu.Unlock()
 	if f.closed {
-		return pathError("close", f.path, os.ErrClosed)
+		return f.misused("close")
 	}
 	f.d.release(f)
 	return nil
@@ -204,7 +210,7 @@ func (f *file) Stat() (vfs.FileInfo, error) {
 	f.d.mu.Lock()
 	defer f.d.mu.Unlock()
 	if f.closed {
-		return nil, pathError("stat", f.path, os.ErrClosed)
+		return nil, f.misused("stat")
 	}
 	return f.nd.info(f.path), nil
 }
@@ -231,7 +237,7 @@ func (f *file) Sync() error {
 	f.d.mu.Lock()
 	defer f.d.mu.Unlock()
 	if f.closed {
-		return pathError("sync", f.path, os.ErrClosed)
+		return f.misused("sync")
 	}
 	if fl == nil || fl.Err == nil {
 		f.d.do(Op{Kind: kind, Path: f.path, Ino: uint64(f.id)})
