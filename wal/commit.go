@@ -5,74 +5,80 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"sync"
 	"time"
 )
 
-// A Completion hears when an asynchronous append is on disk, or why it will
-// never be. Complete is called exactly once, from the committer goroutine, in
-// log order. It must not block and must not call the Log.
-type Completion interface {
-	Complete(first, last uint64, err error)
-}
-
-// An openBatch collects records until the committer takes it. Appenders
-// encode under Log.mu while the previous batch is in fdatasync.
-type openBatch struct {
+// A batch is a group commit on its way to disk. Only the committer and, while
+// it writes, the syncer touch it.
+type batch struct {
 	buf      []byte // batch header space, then records
 	seed     uint32 // of the record CRCs
+	prev     chainValue
+	hashed   int // bytes of buf behind the header that the chain has seen
 	count    uint32
-	first    uint64   // index of the first entry
-	next     uint64   // index after the last entry
-	term     uint64   // of the last entry
-	offsets  []uint32 // of the entries' records; in the segment once written
-	base     uint32   // of the batch in the segment, once written
+	first    uint64 // index of the first entry
+	next     uint64 // index after the last entry
+	term     uint64 // of the last entry
+	offsets  []uint32
+	base     uint32 // of the batch in the segment, once written
 	controls []controlEvent
-	waiters  []waiter
+	requests []*request
+
+	// Set by seal, used by the write.
+	out    []byte
+	offset int64
+	after  position
+	length int
+	// Set by the write.
+	written  int
+	err      error
+	syncTime time.Duration
 }
 
-type waiter struct {
-	c           Completion
-	first, last uint64
-}
+func newBatch() *batch { return &batch{buf: make([]byte, batchHeaderSize, 16<<10)} }
 
-func newOpenBatch() *openBatch {
-	return &openBatch{buf: make([]byte, batchHeaderSize, 16<<10)}
-}
-
-func (b *openBatch) empty() bool { return b.count == 0 }
+func (b *batch) empty() bool { return b.count == 0 }
 
 // reset empties the batch; an unusually large buffer is given back.
-func (b *openBatch) reset(limit int) {
+func (b *batch) reset(limit int) {
 	if cap(b.buf) > 2*limit+batchHeaderSize {
 		b.buf = make([]byte, batchHeaderSize, 16<<10)
 	}
 	b.buf = b.buf[:batchHeaderSize]
-	b.count, b.controls, b.offsets = 0, b.controls[:0], b.offsets[:0]
-	clear(b.waiters)
-	b.waiters = b.waiters[:0]
+	b.count, b.controls, b.offsets, b.hashed, b.err = 0, b.controls[:0], b.offsets[:0], 0, nil
+	clear(b.requests)
+	b.requests = b.requests[:0]
 }
 
-func (b *openBatch) addEntry(e *Entry, index uint64) {
-	b.offsets = append(b.offsets, uint32(len(b.buf)))
-	b.buf = appendRecord(b.buf, b.seed, uint32(len(e.Data)), index, e.Term<<8|uint64(e.Type), e.Data)
-	b.count++
-	b.term, b.next = e.Term, index+1
+func (b *batch) add(r *request) {
+	b.requests = append(b.requests, r)
+	if r.control != 0 {
+		b.addControl(r.control, r.data)
+		return
+	}
+	for i := range r.entries {
+		e := &r.entries[i]
+		b.offsets = append(b.offsets, uint32(len(b.buf)))
+		b.buf = appendRecord(b.buf, b.seed, uint32(len(e.Data)), r.first+uint64(i), e.Term<<8|uint64(e.Type), e.Data)
+		b.term = e.Term
+	}
+	b.count += uint32(len(r.entries))
+	b.next = r.last + 1
 }
 
-func (b *openBatch) addControl(op byte, data []byte) {
+func (b *batch) addControl(op byte, data []byte) {
 	b.buf = appendRecord(b.buf, b.seed, uint32(len(data))|controlBit, 0, uint64(op), data)
 	b.count++
 	b.controls = append(b.controls, controlEvent{op, data})
 }
 
-// reseed recomputes the record CRCs for another segment. It happens at most
-// once per segment: when records were encoded before a rotation.
-func (b *openBatch) reseed(seed uint32) {
+// reseed recomputes the record CRCs for another segment: needed when records
+// were encoded before a rotation.
+func (b *batch) reseed(seed uint32) {
 	if b.seed == seed {
 		return
 	}
-	b.seed = seed
+	b.seed, b.hashed = seed, 0
 	for at := batchHeaderSize; at < len(b.buf); {
 		size := int(binary.LittleEndian.Uint32(b.buf[at+4:]) & lengthMask)
 		crc := crc32.Update(seed, castagnoli, b.buf[at+4:at+recordHeader+size])
@@ -81,320 +87,280 @@ func (b *openBatch) reseed(seed uint32) {
 	}
 }
 
-// syncWaiter turns the asynchronous append into Append. Pooled.
-type syncWaiter struct {
-	last uint64
-	err  error
-	done chan struct{}
+// A committer encodes, chains and publishes batches in its own goroutine; a
+// second goroutine, the syncer, does nothing but pwrite and fdatasync. While
+// batch N is in fdatasync the committer encodes and hashes batch N+1, and it
+// hands N+1 over before it tells the owners of N.
+type committer struct {
+	l       *Log
+	pending []*request // taken, not yet encoded
+	cur     *batch     // being filled
+	flight  *batch     // being written by the syncer
+	free    *batch
+	flights chan *batch
+	landed  bool // guarded by Log.mu: the syncer is done with flight
+	ended   chan struct{}
 }
 
-func (w *syncWaiter) Complete(_, last uint64, err error) {
-	w.last, w.err = last, err
-	w.done <- struct{}{}
+func newCommitter(l *Log) *committer {
+	return &committer{l: l, cur: newBatch(), free: newBatch(), flights: make(chan *batch, 1), ended: make(chan struct{})}
 }
 
-var waiters = sync.Pool{New: func() any { return &syncWaiter{done: make(chan struct{}, 1)} }}
-
-// Append writes entries as one unit and returns the last one's index when all
-// are on disk. Concurrent calls share one fdatasync.
-//
-// Errors: ErrNoSpace (nothing was written, retry later), ErrFailed (outcome
-// unknown, the log is dead), ErrTooLarge, ErrIndexGap, ErrInvalid, ErrClosed.
-func (l *Log) Append(entries ...Entry) (last uint64, err error) {
-	w := waiters.Get().(*syncWaiter)
-	if _, _, err := l.AppendAsync(entries, w); err != nil {
-		waiters.Put(w)
-		return 0, err
-	}
-	<-w.done
-	last, err = w.last, w.err
-	waiters.Put(w)
-	return last, err
-}
-
-// AppendAsync gives entries their place in the log and returns it; c hears
-// when they are on disk. The data is copied before AppendAsync returns. It
-// waits only while the open batch is full, which bounds memory. On error
-// nothing was placed and c is not called.
-func (l *Log) AppendAsync(entries []Entry, c Completion) (first, last uint64, err error) {
-	size, err := l.checkEntries(entries)
-	if err != nil {
-		return 0, 0, err
-	}
-	if err := l.waitForRoom(size, entries[0].Index); err != nil {
-		return 0, 0, err
-	}
-	b := l.open
-	for i := range entries {
-		if x := entries[i].Index; x != 0 && x != l.nextIndex+uint64(i) {
-			l.mu.Unlock()
-			return 0, 0, fmt.Errorf("%w: got %d, want %d", ErrIndexGap, x, l.nextIndex+uint64(i))
-		}
-	}
-	l.begin(b)
-	first = l.nextIndex
-	for i := range entries {
-		b.addEntry(&entries[i], l.nextIndex)
-		l.nextIndex++
-	}
-	last = l.nextIndex - 1
-	b.waiters = append(b.waiters, waiter{c, first, last})
-	l.release()
-	return first, last, nil
-}
-
-// begin fixes what the first record of a batch fixes. Called with mu held.
-func (l *Log) begin(b *openBatch) {
-	if b.empty() {
-		b.seed = l.tail.seg.seed // may be stale after a rotation: reseed mends it
-		b.first, b.next, b.term = l.nextIndex, l.nextIndex, 0
-	}
-}
-
-// release wakes the committer and unlocks mu.
-func (l *Log) release() {
-	l.work.Signal()
-	l.mu.Unlock()
-}
-
-func (l *Log) checkEntries(entries []Entry) (size int, err error) {
-	if len(entries) == 0 {
-		return 0, fmt.Errorf("%w: no entries", ErrInvalid)
-	}
-	data := 0
-	for i := range entries {
-		e := &entries[i]
-		if e.Type == 0 || e.Term > maxTerm {
-			return 0, fmt.Errorf("%w: entry type must not be 0 and term must be below 2^56", ErrInvalid)
-		}
-		data += len(e.Data)
-		size += recordSpan(len(e.Data))
-	}
-	if data > l.o.MaxEntryBytes || int64(size) > l.o.SegmentSize/2 {
-		return 0, fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, data, l.o.MaxEntryBytes)
-	}
-	return size, nil
-}
-
-// waitForRoom locks mu and returns with it held when size bytes fit the open
-// batch and nobody has borrowed the tail. On error mu is not held.
-func (l *Log) waitForRoom(size int, index uint64) error {
-	l.mu.Lock()
-	for {
-		if err := l.refusal(); err != nil {
-			l.mu.Unlock()
-			return err
-		}
-		fits := l.open.empty() || len(l.open.buf)+size <= l.o.MaxBatchBytes
-		switch {
-		case l.exclusive || !fits:
-			l.room.Wait()
-			continue
-		case index != 0 && index != l.nextIndex && l.open.empty() && !l.busy && l.isEmpty():
-			l.mu.Unlock()
-			if err := l.jumpTo(index); err != nil {
-				return err
-			}
-			l.mu.Lock()
-			continue
-		}
-		return nil
-	}
-}
-
-func (l *Log) isEmpty() bool {
-	l.idx.RLock()
-	defer l.idx.RUnlock()
-	return l.last < l.start.index
-}
-
-// refusal says why nothing can be appended. Called with mu held.
-func (l *Log) refusal() error {
-	if l.closing {
-		return ErrClosed
-	}
-	return l.Err()
-}
-
-// appendControl places a control record and waits until it is on disk.
-func (l *Log) appendControl(op byte, data []byte) error {
-	if err := l.waitForRoom(recordSpan(len(data)), 0); err != nil {
-		return err
-	}
-	w := &syncWaiter{done: make(chan struct{}, 1)}
-	l.begin(l.open)
-	l.open.addControl(op, data)
-	l.open.waiters = append(l.open.waiters, waiter{w, l.nextIndex, l.nextIndex - 1})
-	l.release()
-	<-w.done
-	return w.err
-}
+// inlineRequests: a batch with at most so many requests is written by the
+// committer itself. There is nothing to overlap, and it saves two goroutine
+// switches on the latency of a single writer.
+const inlineRequests = 2
 
 // commitLoop is the committer goroutine: the only writer of the tail.
 func (l *Log) commitLoop() {
 	defer close(l.done)
-	for {
-		b := l.takeBatch()
-		if b == nil {
-			return
-		}
-		err := l.commit(b)
-		l.finish(b, err)
+	c := newCommitter(l)
+	go c.syncLoop()
+	for c.await() {
+		c.step()
+	}
+	close(c.flights)
+	<-c.ended
+}
+
+func (c *committer) syncLoop() {
+	defer close(c.ended)
+	for b := range c.flights {
+		c.l.write(b)
+		c.l.mu.Lock()
+		c.landed = true
+		c.l.work.Signal()
+		c.l.mu.Unlock()
 	}
 }
 
-// takeBatch swaps the open batch out; nil when the log is closing and all is
+// await takes what waits, or returns because the batch in flight has landed
+// or the current batch can start; false when the log is closing and all is
 // written.
-func (l *Log) takeBatch() *openBatch {
+func (c *committer) await() bool {
+	l := c.l
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.open.empty() || l.exclusive {
-		if l.closing && !l.exclusive {
-			return nil
+	for {
+		flying := c.flight != nil
+		switch {
+		case flying && c.landed, !flying && (!c.cur.empty() || len(c.pending) > 0):
+			c.take()
+			return true
+		case len(l.queue) > 0 && !l.exclusive && len(c.pending) == 0 && (!flying || l.queued >= gatherBytes && !c.full()):
+			c.take()
+			return true
+		case !flying && len(l.queue) == 0 && l.closing && !l.exclusive:
+			return false
 		}
+		l.flying = flying
 		l.work.Wait()
 	}
-	b := l.open
-	l.open, l.spare = l.spare, nil
-	l.busy = true
-	l.room.Broadcast()
-	return b
 }
 
-// finish tells the waiters and makes the batch's buffers reusable. If the
-// batch failed, everything placed behind it fails too: its indexes are void.
-func (l *Log) finish(b *openBatch, err error) {
-	if err == nil {
-		l.publish(b)
+func (c *committer) full() bool { return len(c.cur.buf) >= c.l.o.MaxBatchBytes }
+
+// take moves the queue to pending. Called with mu held.
+func (c *committer) take() {
+	l := c.l
+	if len(l.queue) == 0 || l.exclusive || len(c.pending) > 0 {
+		return
 	}
-	for i := range b.waiters {
-		w := &b.waiters[i]
-		w.c.Complete(w.first, w.last, err)
-	}
-	idle := l.dropBehind(err)
-	if idle && err == nil {
-		err = l.writeEndMark()
-		if err == nil && l.tail.number > l.head.number+headMarkEvery {
-			err = l.writeHeadMark(false)
-		}
-		if err != nil {
-			_ = l.fail(err)
-		}
-	}
-	l.mu.Lock()
-	b.reset(l.o.MaxBatchBytes)
-	l.spare, l.busy = b, false
-	l.quiet.Broadcast()
+	c.pending, l.queue = l.queue, c.pending[:0]
+	l.queued, l.busy = 0, true
 	l.room.Broadcast()
-	l.mu.Unlock()
 }
 
-// dropBehind fails what was placed behind a failed batch and reports whether
-// nothing waits to be committed.
-func (l *Log) dropBehind(err error) (idle bool) {
-	l.mu.Lock()
-	if err == nil {
-		defer l.mu.Unlock()
-		return l.open.empty()
+// encode moves pending requests into the current batch while they fit, and
+// lets the chain see whole blocks of it.
+func (c *committer) encode() {
+	b, l := c.cur, c.l
+	n := 0
+	for _, r := range c.pending {
+		if !b.empty() && len(b.buf)+r.size > l.o.MaxBatchBytes {
+			break
+		}
+		if b.empty() {
+			b.seed, b.first, b.next, b.term, b.prev = l.tail.seg.seed, r.first, r.first, 0, l.tail.chain
+			if c.flight != nil {
+				b.prev = c.flight.after.chain
+			}
+		}
+		b.add(r)
+		n++
 	}
-	behind := append([]waiter(nil), l.open.waiters...)
-	l.open.reset(l.o.MaxBatchBytes)
+	c.pending = c.pending[:copy(c.pending, c.pending[n:])]
+	if l.tail.seg.aead == nil && !b.empty() {
+		l.chainer.feed(b, gatherBytes)
+	}
+}
+
+// step encodes what was taken, lands the batch in flight if it is down, and
+// starts the next one.
+func (c *committer) step() {
+	c.encode()
+	var down *batch
+	if c.flight != nil {
+		if !c.hasLanded() {
+			return
+		}
+		down, c.flight = c.flight, nil
+		if err := c.l.land(down); err != nil {
+			c.fail(down, err)
+			return
+		}
+	}
+	if c.cur.empty() {
+		c.finish(down)
+		c.rest()
+		return
+	}
+	inline := len(c.cur.requests) <= inlineRequests
+	if fits := c.l.fits(c.cur); !fits || inline {
+		c.finish(down)
+		down = nil
+		if !fits {
+			if err := c.l.rotate(nil); err != nil {
+				c.fail(nil, err)
+				return
+			}
+		}
+	}
+	c.launch(inline)
+	c.finish(down)
+}
+
+func (c *committer) hasLanded() bool {
+	c.l.mu.Lock()
+	defer c.l.mu.Unlock()
+	return c.landed
+}
+
+// launch seals the current batch and writes it, or has the syncer write it.
+func (c *committer) launch(inline bool) {
+	b := c.cur
+	c.cur, c.free = c.free, nil
+	b.reseed(c.l.tail.seg.seed)
+	if err := c.l.seal(b); err != nil {
+		c.fail(b, c.l.fail(err))
+		return
+	}
+	if !inline {
+		c.l.mu.Lock()
+		c.landed = false
+		c.l.mu.Unlock()
+		c.flight = b
+		c.flights <- b
+		return
+	}
+	c.l.write(b)
+	if err := c.l.land(b); err != nil {
+		c.fail(b, err)
+		return
+	}
+	c.finish(b)
+	c.rest()
+}
+
+// finish makes a durable batch visible, tells its owners, and takes its
+// buffers back.
+func (c *committer) finish(b *batch) {
+	if b == nil {
+		return
+	}
+	c.l.publish(b)
+	for _, r := range b.requests {
+		r.finish(nil)
+	}
+	b.reset(c.l.o.MaxBatchBytes)
+	if c.cur == nil {
+		c.cur = b
+	} else {
+		c.free = b
+	}
+}
+
+// fail refuses a batch that did not get to disk, and with it everything
+// placed behind it: those indexes are void.
+func (c *committer) fail(b *batch, err error) {
+	l := c.l
+	var behind []*request
+	if b != nil {
+		behind = append(behind, b.requests...)
+		b.reset(l.o.MaxBatchBytes)
+	}
+	if c.cur != nil {
+		behind = append(behind, c.cur.requests...)
+		c.cur.reset(l.o.MaxBatchBytes)
+	}
+	behind = append(behind, c.pending...)
+	c.pending = c.pending[:0]
+	if b != nil && c.cur == nil {
+		c.cur = b
+	} else if b != nil && c.free == nil {
+		c.free = b
+	}
+	l.mu.Lock()
+	behind = append(behind, l.queue...)
+	l.queue, l.queued = l.queue[:0], 0
 	l.nextIndex = l.tail.nextIndex
 	l.mu.Unlock()
-	for _, w := range behind {
-		w.c.Complete(w.first, w.last, err)
+	for _, r := range behind {
+		r.finish(err)
 	}
-	return true
+	l.mu.Lock()
+	c.settle()
+	l.mu.Unlock()
 }
 
-// commit makes one batch durable.
-func (l *Log) commit(b *openBatch) error {
-	if err := l.Err(); err != nil {
-		return err
+// rest writes the marks of an idle log, if it is idle.
+func (c *committer) rest() {
+	l := c.l
+	l.mu.Lock()
+	idle := len(l.queue) == 0
+	l.mu.Unlock()
+	if !idle || len(c.pending) > 0 {
+		return
 	}
-	if !l.fits(b) {
-		if err := l.rotate(nil); err != nil {
-			return err
-		}
+	err := l.writeEndMark()
+	if err == nil && l.tail.number > l.head.number+headMarkEvery {
+		err = l.writeHeadMark(false)
 	}
-	b.reseed(l.tail.seg.seed)
-	return l.writeBatch(b)
+	if err != nil {
+		_ = l.fail(err)
+	}
+	l.mu.Lock()
+	c.settle()
+	l.mu.Unlock()
+}
+
+// settle says that nothing is on its way. Called with mu held.
+func (c *committer) settle() {
+	c.l.busy = false
+	c.l.quiet.Broadcast()
+	c.l.room.Broadcast()
 }
 
 // fits reports whether the batch, an end mark behind it and the footer still
 // fit the active segment.
-func (l *Log) fits(b *openBatch) bool {
+func (l *Log) fits(b *batch) bool {
 	g := l.tail.seg
 	end := align(l.tail.offset+int64(len(b.buf))+gcmTagSize+trailerSize, int64(g.header.blockSize)) + int64(g.header.blockSize)
 	return end <= g.header.segmentSize-footerSpan(len(g.batches)+1, int(g.entries)+len(b.offsets))-int64(g.header.blockSize)
 }
 
-// writeBatch closes, chains, writes and syncs a batch at the tail, which must
-// have room, and moves the tail behind it.
-func (l *Log) writeBatch(b *openBatch) error {
-	out, after, err := l.seal(b)
-	if err != nil {
-		return l.fail(err)
-	}
-	g := l.tail.seg
-	if n, err := g.file.WriteAt(out, l.tail.offset); err != nil {
-		if isNoSpace(err) && l.unwrite(n) {
-			return fmt.Errorf("%w: %w", ErrNoSpace, err)
-		}
-		return l.fail(fmt.Errorf("write %s at %d: %w", g.name, l.tail.offset, err))
-	}
-	began := time.Now()
-	if err := g.file.SyncData(); err != nil {
-		return l.fail(fmt.Errorf("fdatasync %s: %w", g.name, err))
-	}
-	l.stats.synced(time.Since(began), len(out), len(b.offsets))
-	ref := batchRef{uint32(l.tail.offset), uint32(after.length), b.first}
-	l.tail.position = after.position
-	b.base = ref.offset
-	for i := range b.offsets {
-		b.offsets[i] += ref.offset
-	}
-	l.idx.Lock()
-	if g.aead == nil {
-		g.offsets = append(g.offsets, b.offsets...)
-	}
-	g.batches = append(g.batches, ref)
-	g.entries += uint64(len(b.offsets))
-	g.tail = l.tail.offset
-	l.idx.Unlock()
-	l.durableCommit.Store(l.tail.commit)
-	return nil
-}
-
-// unwrite makes sure that a batch whose write failed after n bytes is not
-// valid, so that a refused append stays refused after a crash. It reports
-// false if it cannot; then the outcome is unknown and the log must fail.
-func (l *Log) unwrite(n int) bool {
-	if n == 0 {
-		return true
-	}
-	block := make([]byte, l.tail.seg.header.blockSize)
-	_, err := l.tail.seg.file.WriteAt(block, l.tail.offset)
-	return err == nil
-}
-
-type sealed struct {
-	position
-	length int
-}
-
-// seal turns the open batch into the bytes to be written at the tail:
-// header, records (encrypted if need be), trailer, padding and 64 zero bytes,
-// so that remains of an older life never stand right behind the tail.
-func (l *Log) seal(b *openBatch) (out []byte, after sealed, err error) {
+// seal turns the batch into the bytes to be written at the tail: header,
+// records (encrypted if need be), trailer, padding and 64 zero bytes, so that
+// remains of an older life never stand right behind the tail.
+func (l *Log) seal(b *batch) error {
 	g := l.tail.seg
 	h := batchHeader{number: l.tail.number, bodyLen: uint32(len(b.buf) - batchHeaderSize), count: b.count}
-	out = b.buf
+	out := b.buf
 	if g.aead != nil {
 		h.flags |= flagEncrypted
 		h.bodyLen += gcmTagSize
 		if _, err := io.ReadFull(l.o.Rand, l.nonce[:]); err != nil {
-			return nil, after, fmt.Errorf("random nonce: %w", err)
+			return fmt.Errorf("random nonce: %w", err)
 		}
 		h.nonce = l.nonce
 		h.encode(b.buf, g.seed)
@@ -413,31 +379,93 @@ func (l *Log) seal(b *openBatch) (out []byte, after sealed, err error) {
 		t.term = l.tail.term
 	}
 	start := len(out)
-	out = append(out, make([]byte, trailerSize)...)
+	out = append(out, zeros[:trailerSize]...)
 	t.encode(out[start:])
-	chain := l.chainer.seal(l.tail.chain, out, g.seed)
-	after.length = len(out)
-	after.position = position{
+	chain := l.chainer.seal(b, l.tail.chain, out, g.seed)
+	b.offset, b.length = l.tail.offset, len(out)
+	b.after = position{
 		offset: align(l.tail.offset+int64(len(out)), int64(g.header.blockSize)),
 		number: t.number + 1, nextIndex: b.next, term: t.term, commit: t.commitIndex, chain: chain, timeMs: t.timeMs,
 	}
-	pad := int(after.offset-l.tail.offset) + endMarkSize - len(out)
-	out = append(out, zeros[:pad]...)
-	if g.aead != nil {
-		l.scratch = out[:0]
-		if cap(l.scratch) > 2*l.o.MaxBatchBytes {
-			l.scratch = nil
-		}
-	} else {
-		b.buf = out[:len(b.buf)] // keep the grown buffer
+	pad := int(b.after.offset-l.tail.offset) + endMarkSize - len(out)
+	b.out = append(out, zeros[:pad]...)
+	if g.aead == nil {
+		b.buf = b.out[:start] // keep the grown buffer
+	} else if l.scratch = b.out[:0]; cap(l.scratch) > 2*l.o.MaxBatchBytes {
+		l.scratch = nil
 	}
-	return out, after, nil
+	return nil
 }
 
 var zeros [dataStart + endMarkSize + trailerSize]byte
 
+// write is the only place where batches meet the disk: one pwrite, one
+// fdatasync. It runs in the syncer or the committer, never in both.
+func (l *Log) write(b *batch) {
+	f := l.tail.seg.file
+	if b.written, b.err = f.WriteAt(b.out, b.offset); b.err != nil {
+		b.err = fmt.Errorf("write %s at %d: %w", l.tail.seg.name, b.offset, b.err)
+		return
+	}
+	began := time.Now()
+	if b.err = f.SyncData(); b.err != nil {
+		b.err = fmt.Errorf("fdatasync %s: %w", l.tail.seg.name, b.err)
+	}
+	b.syncTime = time.Since(began)
+}
+
+// land moves the tail behind a batch that was written, or says what its
+// failure means.
+func (l *Log) land(b *batch) error {
+	g := l.tail.seg
+	if b.err != nil {
+		if b.written < len(b.out) && isNoSpace(b.err) && l.unwrite(b.written) {
+			return fmt.Errorf("%w: %w", ErrNoSpace, b.err)
+		}
+		return l.fail(b.err)
+	}
+	l.stats.synced(b.syncTime, len(b.out), len(b.offsets))
+	b.base = uint32(b.offset)
+	for i := range b.offsets {
+		b.offsets[i] += b.base
+	}
+	l.tail.position = b.after
+	l.idx.Lock()
+	if g.aead == nil {
+		g.offsets = append(g.offsets, b.offsets...)
+	}
+	g.batches = append(g.batches, batchRef{b.base, uint32(b.length), b.first})
+	g.entries += uint64(len(b.offsets))
+	g.tail = l.tail.offset
+	l.idx.Unlock()
+	l.durableCommit.Store(l.tail.commit)
+	return nil
+}
+
+// writeBatch makes one batch durable in the calling goroutine, which owns the
+// tail.
+func (l *Log) writeBatch(b *batch) error {
+	if err := l.seal(b); err != nil {
+		return l.fail(err)
+	}
+	l.write(b)
+	return l.land(b)
+}
+
+// unwrite makes sure that a batch whose write failed after n bytes is not
+// valid, so that a refused append stays refused after a crash. It reports
+// false if it cannot; then the outcome is unknown and the log must fail.
+func (l *Log) unwrite(n int) bool {
+	if n == 0 {
+		return true
+	}
+	block := make([]byte, l.tail.seg.header.blockSize)
+	_, err := l.tail.seg.file.WriteAt(block, l.tail.offset)
+	return err == nil
+}
+
 // publish makes a durable batch visible to readers and applies its controls.
-func (l *Log) publish(b *openBatch) {
+func (l *Log) publish(b *batch) {
 	l.idx.Lock()
 	l.last = b.next - 1
 	for _, c := range b.controls {
@@ -456,45 +484,4 @@ func (l *Log) applyControl(c controlEvent) {
 	if err := s.applyControl(c); err == nil {
 		l.start, l.metas = s.start, s.metas
 	}
-}
-
-// writeEndMark promises that the last batch is durable. It is not synced: it
-// need not survive what the batch survived anyway, but mostly does.
-func (l *Log) writeEndMark() error {
-	g := l.tail.seg
-	if l.mark == nil {
-		l.mark = make([]byte, dataStart) // zeros behind the mark, never changed
-	}
-	m := endMark{number: l.tail.number - 1, lastIndex: l.tail.nextIndex - 1, offset: uint64(l.tail.offset), chain: l.tail.chain}
-	m.encode(l.mark, g.seed)
-	if _, err := g.file.WriteAt(l.mark[:g.header.blockSize], l.tail.offset); err != nil && !isNoSpace(err) {
-		return fmt.Errorf("write end mark in %s: %w", g.name, err)
-	}
-	return nil
-}
-
-// headMarkEvery so many batches the head mark in LOG follows an idle tail.
-const headMarkEvery = 16
-
-// writeHeadMark records in LOG that the batch before the tail is durable. It
-// is synced when a segment was activated and on Close.
-func (l *Log) writeHeadMark(sync bool) error {
-	if l.tail.number > l.head.number+1 {
-		l.head = headMark{
-			sequence: l.head.sequence + 1, segment: l.tail.seg.id, number: l.tail.number - 1, lastIndex: l.tail.nextIndex - 1,
-			offset: uint64(l.tail.offset), chain: l.tail.chain,
-		}
-		l.head.encode(l.headBuf[:], l.id.logID)
-		at := int64(1+l.head.sequence%2) * headMarkStride
-		if _, err := l.logFile.WriteAt(l.headBuf[:], at); err != nil && !isNoSpace(err) {
-			return fmt.Errorf("write head mark: %w", err)
-		}
-	}
-	if !sync {
-		return nil
-	}
-	if err := l.logFile.SyncData(); err != nil {
-		return fmt.Errorf("sync head mark: %w", err)
-	}
-	return nil
 }

@@ -307,7 +307,9 @@ func (t *batchTrailer) encode(b []byte) {
 	clear(b[80:96])
 }
 
-// A chainer computes chain values without allocating. Not for concurrent use.
+// A chainer computes chain values without allocating: BLAKE3(chain value
+// before ‖ body ‖ header ‖ trailer bytes 8..96). The body comes first so that
+// it can be hashed while it grows. Not for concurrent use.
 type chainer struct {
 	h   *blake3.Hasher
 	in  chainValue
@@ -316,23 +318,53 @@ type chainer struct {
 
 func newChainer() *chainer { return &chainer{h: blake3.New()} }
 
-// next is BLAKE3(prev ‖ header ‖ body ‖ trailer bytes 8..96) of the batch b.
+// next is the chain value of the whole batch b (header, body, trailer).
 func (c *chainer) next(prev chainValue, b []byte) chainValue {
-	t := len(b) - trailerSize
+	c.start(prev)
+	_, _ = c.h.Write(b[batchHeaderSize : len(b)-trailerSize]) // a hash never fails
+	return c.finish(b)
+}
+
+func (c *chainer) start(prev chainValue) {
 	c.in = prev
 	c.h.Reset()
-	_, _ = c.h.Write(c.in[:]) // a hash never fails
-	_, _ = c.h.Write(b[:t])
+	_, _ = c.h.Write(c.in[:])
+}
+
+func (c *chainer) finish(b []byte) chainValue {
+	t := len(b) - trailerSize
+	_, _ = c.h.Write(b[:batchHeaderSize])
 	_, _ = c.h.Write(b[t+8 : t+96])
 	c.h.Sum(c.out[:0])
 	return c.out
 }
 
-// seal computes the chain over the whole batch b (header, body, trailer) and
-// stores it with the trailer's CRC.
-func (c *chainer) seal(prev chainValue, b []byte, seed uint32) chainValue {
-	v := c.next(prev, b)
-	t := b[len(b)-trailerSize:]
+// feed hashes what is new in the body of a growing batch, if it is at least
+// least bytes. One batch at a time.
+func (c *chainer) feed(b *batch, least int) {
+	body := b.buf[batchHeaderSize:]
+	if len(body)-b.hashed < least {
+		return
+	}
+	if b.hashed == 0 {
+		c.start(b.prev)
+	}
+	_, _ = c.h.Write(body[b.hashed:])
+	b.hashed = len(body)
+}
+
+// seal computes the chain over the batch whose stored bytes are out, and
+// stores it with the trailer's CRC. What feed has hashed is not hashed again,
+// unless the body was changed (encrypted, reseeded) or follows another chain
+// value.
+func (c *chainer) seal(b *batch, prev chainValue, out []byte, seed uint32) (v chainValue) {
+	if b.hashed > 0 && b.prev == prev {
+		c.feed(b, 0)
+		v = c.finish(out)
+	} else {
+		v = c.next(prev, out)
+	}
+	t := out[len(out)-trailerSize:]
 	copy(t[96:], v[:])
 	binary.LittleEndian.PutUint32(t[4:], crc32.Update(seed, castagnoli, t[8:]))
 	return v

@@ -32,13 +32,15 @@ type Log struct {
 	mu        sync.Mutex
 	work      sync.Cond // the committer waits for a batch
 	quiet     sync.Cond // borrowers of the tail wait for the committer
-	room      sync.Cond // appenders wait for room in the open batch
-	open      *openBatch
-	spare     *openBatch
+	room      sync.Cond // appenders wait for room in the queue
+	queue     []*request
+	queued    int    // encoded bytes in queue
 	nextIndex uint64 // of the next entry to be placed
-	busy      bool   // the committer is writing a batch
+	flying    bool   // a batch is in fdatasync: the committer sleeps until enough is queued
+	busy      bool   // the committer has requests that are not finished
 	exclusive bool   // somebody borrowed the tail
 	closing   bool
+	closed    atomic.Bool
 
 	// Owned by the committer.
 	tail      tail
@@ -320,7 +322,6 @@ func (l *Log) resume(s *survey, end ending) error {
 	l.nextIndex = l.tail.nextIndex
 	l.committed.Store(l.tail.commit)
 	l.durableCommit.Store(l.tail.commit)
-	l.open, l.spare = newOpenBatch(), newOpenBatch()
 	return nil
 }
 
@@ -411,6 +412,7 @@ func (l *Log) Close() error {
 	l.room.Broadcast()
 	l.mu.Unlock()
 	<-l.done
+	l.closed.Store(true)
 	l.keep.stop()
 	var err error
 	if l.Err() == nil {

@@ -31,12 +31,20 @@ func (l *Log) Read(index uint64, buf []byte) (Entry, error) {
 	l.idx.RUnlock()
 	defer g.readers.RUnlock()
 	if g.released {
-		return Entry{}, fmt.Errorf("%w: index %d was truncated", ErrNotFound, index)
+		return Entry{}, l.gone(index)
 	}
 	if g.aead != nil {
 		return l.readEncrypted(g, index, buf)
 	}
 	return l.readPlain(g, index, buf)
+}
+
+// gone says why a segment's file is not there any more.
+func (l *Log) gone(index uint64) error {
+	if l.closed.Load() {
+		return ErrClosed
+	}
+	return fmt.Errorf("%w: index %d was truncated meanwhile", ErrNotFound, index)
 }
 
 // segmentOf is the newest segment whose first index is not above index: it
@@ -223,7 +231,7 @@ func (l *Log) Iterate(from uint64, fn func(Entry) error) error {
 
 func (l *Log) iterateSegment(g *segment, from, end uint64, fn func(Entry) error) error {
 	if g.released {
-		return fmt.Errorf("%w: index %d was truncated while iterating", ErrNotFound, from)
+		return l.gone(from)
 	}
 	batches, _, err := l.tables(g)
 	if err != nil {

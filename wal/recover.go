@@ -114,7 +114,13 @@ func (s *survey) judgeUnused() ending {
 		return ending{activate: 1}
 	}
 	if s.next == nil || s.next.id != 1 {
-		if len(s.files) > 0 {
+		if s.head.segment != 0 && s.fileOf(s.head.segment) == nil {
+			s.add(Finding{
+				Kind: KindMissingSegment, Severity: SeverityDamage, Segment: s.head.segment, File: segmentName(s.head.segment),
+				LastIndex: s.head.lastIndex,
+				Message:   fmt.Sprintf("segment %d was the newest one (head mark in %s), but it is not there", s.head.segment, identityName), Advice: adviceFile,
+			})
+		} else if len(s.files) > 0 {
 			f := s.files[0]
 			s.add(Finding{
 				Kind: KindBadHeader, Severity: SeverityDamage, Segment: f.id, File: f.name, Length: dataStart,

@@ -31,7 +31,7 @@ func newRing(size int64) *ring {
 func (r *ring) clear() { r.n, r.pos = 0, 0 }
 
 // addBatch copies the entries of a durable batch.
-func (r *ring) addBatch(b *openBatch) {
+func (r *ring) addBatch(b *batch) {
 	index := b.first
 	for _, off := range b.offsets {
 		rec := b.buf[off-b.base:]

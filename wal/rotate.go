@@ -21,11 +21,13 @@ func (l *Log) rotate(jump *uint64) error {
 		return err
 	}
 	g := l.tail.seg
-	if err := writeFooter(g.file, g, l.tail.position, unixMs(l.o.Now())); err != nil {
-		return l.fail(err)
+	err = writeFooter(g.file, g, l.tail.position, unixMs(l.o.Now()))
+	if err == nil {
+		err = g.file.SyncData()
 	}
-	if err := g.file.SyncData(); err != nil {
-		return l.fail(fmt.Errorf("fdatasync %s: %w", g.name, err))
+	if err != nil {
+		_ = p.file.Close()
+		return l.fail(fmt.Errorf("seal %s: %w", g.name, err))
 	}
 	l.idx.Lock()
 	g.sealed, g.batches, g.offsets = true, nil, nil
@@ -79,15 +81,14 @@ func (l *Log) activate(file vfs.File, id, firstIndex uint64, jump *uint64) error
 	h.encode(page[:])
 	h.encode(page[headerCopy:])
 	if _, err := file.WriteAt(page[:], 0); err != nil {
+		_ = file.Close()
 		return fmt.Errorf("write header of %s: %w", g.name, err)
 	}
 	state := l.stateBatch(g, firstIndex, jump)
 	l.idx.Lock()
 	l.segments = append(l.segments, g)
 	l.idx.Unlock()
-	l.mu.Lock() // appenders read the seed of the tail's segment
 	l.tail.seg = g
-	l.mu.Unlock()
 	l.tail.offset, l.tail.nextIndex = dataStart, firstIndex
 	if err := l.writeBatch(state); err != nil {
 		return err
@@ -106,8 +107,8 @@ func (l *Log) activate(file vfs.File, id, firstIndex uint64, jump *uint64) error
 
 // stateBatch is the first batch of every segment: it repeats the log's start
 // and all meta values, so that older segments can go.
-func (l *Log) stateBatch(g *segment, firstIndex uint64, jump *uint64) *openBatch {
-	b := newOpenBatch()
+func (l *Log) stateBatch(g *segment, firstIndex uint64, jump *uint64) *batch {
+	b := newBatch()
 	b.seed, b.first, b.next = g.seed, firstIndex, firstIndex
 	start := l.start
 	switch {
@@ -138,7 +139,7 @@ func (l *Log) stateBatch(g *segment, firstIndex uint64, jump *uint64) *openBatch
 func (l *Log) borrow() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.exclusive || l.busy || !l.open.empty() {
+	for l.exclusive || !l.atRest() {
 		if err := l.refusal(); err != nil {
 			return err
 		}

@@ -45,7 +45,7 @@ type Stats struct {
 	FirstIndex, LastIndex uint64
 	Segments              int   // in use
 	BytesOnDisk           int64 // of segments in use and the prepared one
-	PendingBytes          int   // waiting in the open batch
+	PendingBytes          int   // waiting to be encoded
 	Prepared              bool  // the next segment is ready
 	Failed                bool
 }
@@ -65,7 +65,7 @@ func (l *Log) Stats() Stats {
 	s.Segments = len(l.segments)
 	l.idx.RUnlock()
 	l.mu.Lock()
-	s.PendingBytes = len(l.open.buf) - batchHeaderSize
+	s.PendingBytes = l.queued
 	l.mu.Unlock()
 	l.keep.mu.Lock()
 	s.Prepared = l.keep.prepared != nil
