@@ -1,0 +1,41 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// newLogger gives raft a logger that ends in slog.
+func newLogger(to *slog.Logger) hclog.Logger {
+	l := hclog.NewInterceptLogger(&hclog.LoggerOptions{Level: hclog.Off, Output: io.Discard})
+	l.RegisterSink(slogSink{to})
+	return l
+}
+
+type slogSink struct{ to *slog.Logger }
+
+// Accept is called for every message of raft.
+func (s slogSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
+	at := slog.LevelDebug
+	switch {
+	case level >= hclog.Error:
+		at = slog.LevelError
+	case level == hclog.Warn:
+		at = slog.LevelWarn
+	case level == hclog.Info:
+		at = slog.LevelInfo
+	}
+	if !s.to.Enabled(context.Background(), at) {
+		return
+	}
+	for i, a := range args {
+		if f, ok := a.(hclog.Format); ok && len(f) > 0 {
+			args[i] = fmt.Sprintf(fmt.Sprint(f[0]), f[1:]...)
+		}
+	}
+	s.to.Log(context.Background(), at, "raft: "+msg, args...)
+}

@@ -1,0 +1,516 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/erlmcp/erlmcp/engine"
+	"github.com/hashicorp/raft"
+	"github.com/stretchr/testify/require"
+)
+
+// peer is one member of a replicated store.
+type peer struct {
+	id    string
+	disk  *vfs.MemFS
+	fs    *faultFS
+	trans *raft.InmemTransport
+	node  *Node
+	store *engine.Store // nil: down
+}
+
+// fleet is a replicated store in one process.
+type fleet struct {
+	t       *testing.T
+	peers   []*peer
+	members []raft.Server
+	change  func(*Options)
+}
+
+func newFleet(t *testing.T, n int, change func(*Options)) *fleet {
+	f := &fleet{t: t, change: change}
+	for i := range n {
+		p := &peer{id: fmt.Sprintf("n%d", i), disk: vfs.NewCrashableMem()}
+		f.peers = append(f.peers, p)
+		f.members = append(f.members, raft.Server{ID: raft.ServerID(p.id), Address: raft.ServerAddress(p.id)})
+	}
+	t.Cleanup(func() {
+		for _, p := range f.peers {
+			if p.store != nil {
+				_ = p.store.Close()
+			}
+		}
+	})
+	return f
+}
+
+func (f *fleet) startAll() *fleet {
+	f.t.Helper()
+	for _, p := range f.peers {
+		f.start(p)
+	}
+	return f
+}
+
+func quick() Timing {
+	return Timing{Heartbeat: 100 * time.Millisecond, Election: 100 * time.Millisecond, Lease: 50 * time.Millisecond, Commit: 5 * time.Millisecond}
+}
+
+func engineOptions(fs vfs.FS) engine.Options {
+	return engine.Options{FS: fs, SegmentSize: 256 << 10, MemTableSize: 256 << 10, SweepInterval: -1}
+}
+
+func (f *fleet) open(p *peer) error {
+	_, p.trans = raft.NewInmemTransportWithTimeout(raft.ServerAddress(p.id), 100*time.Millisecond)
+	o := Options{ID: p.id, Transport: p.trans, Members: f.members, Timing: quick(), Logger: slog.New(slog.DiscardHandler)}
+	if f.change != nil {
+		f.change(&o)
+	}
+	node, err := New(o)
+	require.NoError(f.t, err)
+	p.fs = &faultFS{FS: p.disk}
+	eo := engineOptions(p.fs)
+	eo.Committer = node.Start
+	f.join(p)
+	store, err := engine.Open("db", eo)
+	if err == nil {
+		p.node, p.store = node, store
+	}
+	return err
+}
+
+func (f *fleet) start(p *peer) { f.t.Helper(); require.NoError(f.t, f.open(p)) }
+
+func (f *fleet) join(p *peer) {
+	for _, o := range f.peers {
+		if o != p && o.trans != nil {
+			o.trans.Connect(raft.ServerAddress(p.id), p.trans)
+			p.trans.Connect(raft.ServerAddress(o.id), o.trans)
+		}
+	}
+}
+
+func (f *fleet) isolate(p *peer) {
+	p.trans.DisconnectAll()
+	for _, o := range f.peers {
+		if o != p && o.trans != nil {
+			o.trans.Disconnect(raft.ServerAddress(p.id))
+		}
+	}
+}
+
+// crash is a power loss of one member.
+func (f *fleet) crash(p *peer, cfg vfs.CrashCloneCfg) {
+	left := p.fs.die(cfg)
+	f.isolate(p)
+	store := p.store
+	p.store = nil
+	_ = store.Close() // complains about its disk, rightly
+	p.disk = left
+}
+
+func (f *fleet) stop(p *peer) {
+	f.t.Helper()
+	store := p.store
+	p.store = nil
+	require.NoError(f.t, store.Close())
+}
+
+func (f *fleet) eventually(what string, ok func() bool) {
+	f.t.Helper()
+	deadline := time.Now().Add(patience)
+	for !ok() {
+		if time.Now().After(deadline) {
+			f.t.Fatalf("%s did not happen within %v", what, patience)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// leader waits for a leader that answers reads.
+func (f *fleet) leader(except ...*peer) *peer {
+	f.t.Helper()
+	var found *peer
+	f.eventually("a leader", func() bool {
+		for _, p := range f.peers {
+			if p.store == nil || slices.Contains(except, p) || !p.node.IsLeader() {
+				continue
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			err := p.store.View(ctx, func(*engine.Tx) error { return nil })
+			cancel()
+			if err == nil {
+				found = p
+				return true
+			}
+		}
+		return false
+	})
+	return found
+}
+
+func (f *fleet) follower() *peer {
+	l := f.leader()
+	for _, p := range f.peers {
+		if p != l && p.store != nil {
+			return p
+		}
+	}
+	f.t.Fatal("no follower")
+	return nil
+}
+
+func put(s *engine.Store, key, value string, opts ...engine.TxOption) (engine.Result, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return s.Update(ctx, func(tx *engine.Tx) error { return tx.Put("t", []byte(key), []byte(value)) }, opts...)
+}
+
+// put writes through whatever leader there is, until it is acknowledged.
+func (f *fleet) put(key, value string, except ...*peer) {
+	f.t.Helper()
+	f.eventually("write of "+key, func() bool {
+		_, err := put(f.leader(except...).store, key, value)
+		return err == nil
+	})
+}
+
+func local(s *engine.Store, key string) string {
+	var v []byte
+	_ = s.ViewLocal(context.Background(), func(tx *engine.Tx) (err error) {
+		v, err = tx.Get("t", []byte(key))
+		return err
+	})
+	return string(v)
+}
+
+// converge waits until all running members have the rows and the same state at the same index.
+func (f *fleet) converge(want map[string]string) {
+	f.t.Helper()
+	f.put("_converge", fmt.Sprint(time.Now().UnixNano())) // no member may be behind this
+	var last uint64
+	f.eventually("equal states", func() bool {
+		hashes := map[[32]byte]bool{}
+		indexes := map[uint64]bool{}
+		for _, p := range f.peers {
+			if p.store != nil {
+				i, h := p.store.StateHash()
+				hashes[h], indexes[i], last = true, true, i
+			}
+		}
+		return len(hashes) == 1 && len(indexes) == 1
+	})
+	for _, p := range f.peers {
+		if p.store == nil {
+			continue
+		}
+		for k, v := range want {
+			require.Equal(f.t, v, local(p.store, k), "key %s on %s", k, p.id)
+		}
+		_, ok := p.store.StateHashAt(last)
+		require.True(f.t, ok)
+	}
+}
+
+func rows(prefix string, n int) map[string]string {
+	m := map[string]string{}
+	for i := range n {
+		m[fmt.Sprintf("%s%03d", prefix, i)] = fmt.Sprintf("value %d of %s", i, prefix)
+	}
+	return m
+}
+
+func (f *fleet) putAll(m map[string]string, except ...*peer) {
+	f.t.Helper()
+	for k, v := range m {
+		f.put(k, v, except...)
+	}
+}
+
+func TestUpdateOnTheLeaderIsVisibleEverywhere(t *testing.T) {
+	f := newFleet(t, 3, nil).startAll()
+	want := rows("a", 30)
+	f.putAll(want)
+	f.converge(want)
+	for _, p := range f.peers {
+		rep, err := p.store.Verify(context.Background())
+		require.NoError(t, err)
+		_ = rep
+	}
+	index, _ := f.leader().store.StateHash()
+	for i := uint64(1); i <= index; i++ {
+		hashes := map[[32]byte]bool{}
+		for _, p := range f.peers {
+			h, ok := p.store.StateHashAt(i)
+			require.True(t, ok, "%s has no state hash at %d", p.id, i)
+			hashes[h] = true
+		}
+		require.Len(t, hashes, 1, "state at index %d", i)
+	}
+}
+
+func TestFollowerNamesTheLeader(t *testing.T) {
+	f := newFleet(t, 3, nil).startAll()
+	f.put("k", "v")
+	f.converge(map[string]string{"k": "v"})
+	l, p := f.leader(), f.follower()
+	_, err := put(p.store, "x", "y")
+	require.ErrorIs(t, err, ErrNotLeader)
+	var nl *NotLeaderError
+	require.ErrorAs(t, err, &nl)
+	require.Equal(t, l.id, nl.Leader)
+	require.Equal(t, l.id, nl.Address)
+	require.False(t, nl.Heard.IsZero())
+	require.ErrorIs(t, p.store.View(context.Background(), func(*engine.Tx) error { return nil }), ErrNotLeader)
+	require.Equal(t, "v", local(p.store, "k"), "a stale read on request is served")
+	require.ErrorIs(t, p.node.AddVoter(context.Background(), "n9", "n9"), ErrNotLeader)
+	require.ErrorIs(t, p.node.HandOver(context.Background()), ErrNotLeader)
+	s := p.node.Status()
+	require.Equal(t, [3]string{p.id, "Follower", l.id}, [3]string{s.ID, s.State, s.Leader})
+	require.Len(t, s.Members, 3)
+}
+
+func TestNewLeaderHasEveryAcknowledgedWrite(t *testing.T) {
+	f := newFleet(t, 3, nil).startAll()
+	want := map[string]string{}
+	for round := range 3 {
+		more := rows(fmt.Sprintf("r%d-", round), 10)
+		f.putAll(more)
+		for k, v := range more {
+			want[k] = v
+		}
+		old := f.leader()
+		f.crash(old, vfs.CrashCloneCfg{})
+		l := f.leader()
+		for k, v := range want {
+			require.NoError(t, l.store.View(context.Background(), func(tx *engine.Tx) error {
+				got, err := tx.Get("t", []byte(k))
+				require.Equal(t, v, string(got))
+				return err
+			}))
+		}
+		f.start(old)
+	}
+	f.converge(want)
+}
+
+func TestMinorityServesNeitherWritesNorReads(t *testing.T) {
+	f := newFleet(t, 3, nil).startAll()
+	f.put("k", "old")
+	old := f.leader()
+	f.isolate(old)
+	f.put("k", "new", old)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	err := old.store.View(ctx, func(tx *engine.Tx) error { t.Error("a stale read was served as current"); return nil })
+	require.ErrorIs(t, err, ErrNotLeader)
+	_, err = put(old.store, "k", "lost")
+	require.True(t, errors.Is(err, ErrNotLeader) || errors.Is(err, engine.ErrUnknownOutcome), "%v", err)
+	f.join(old)
+	f.converge(map[string]string{"k": "new"})
+}
+
+func TestRetryWithTheSameKeyHappensOnceAcrossLeaders(t *testing.T) {
+	f := newFleet(t, 3, nil).startAll()
+	add := func(s *engine.Store) (engine.Result, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		return s.Update(ctx, func(tx *engine.Tx) error {
+			old, err := tx.Get("t", []byte("list"))
+			if err != nil && !errors.Is(err, engine.ErrNotFound) {
+				return err
+			}
+			tx.SetOutcome([]byte("added"))
+			return tx.Put("t", []byte("list"), append(old, 'x'))
+		}, engine.WithIdempotencyKey("once", []byte("h")))
+	}
+	var first engine.Result
+	f.eventually("the first try", func() (ok bool) {
+		var err error
+		first, err = add(f.leader().store)
+		return err == nil
+	})
+	f.crash(f.leader(), vfs.CrashCloneCfg{})
+	again, err := add(f.leader().store)
+	require.NoError(t, err)
+	require.True(t, again.Duplicate)
+	require.Equal(t, first.Index, again.Index)
+	require.Equal(t, "added", string(again.Outcome))
+	f.converge(map[string]string{"list": "x"})
+}
+
+func TestRestartBeginsBehindTheMark(t *testing.T) {
+	f := newFleet(t, 3, func(o *Options) { o.MarkEvery, o.MarkInterval = 20, 5*time.Millisecond }).startAll()
+	want := rows("a", 60)
+	f.putAll(want)
+	f.converge(want)
+	marked := func(p *peer) uint64 {
+		raw, ok := p.store.Log().Meta(markKey)
+		if !ok {
+			return 0
+		}
+		m, err := decodeMark(raw)
+		require.NoError(t, err)
+		require.Len(t, m.configuration.Servers, 3)
+		return m.index
+	}
+	for _, p := range f.peers {
+		f.eventually("a mark on "+p.id, func() bool { return marked(p) > 20 })
+		require.LessOrEqual(t, marked(p), p.store.DurableIndex())
+		require.Equal(t, uint64(1), p.store.Log().FirstIndex(), "the log is kept for followers")
+	}
+	for _, p := range f.peers {
+		f.crash(p, vfs.CrashCloneCfg{})
+	}
+	f.startAll()
+	more := rows("b", 30)
+	f.putAll(more)
+	f.converge(want)
+	f.converge(more)
+}
+
+func TestSingleNodeBecomesACluster(t *testing.T) {
+	f := newFleet(t, 3, nil)
+	first := f.peers[0]
+	alone, err := engine.Open("db", engineOptions(first.disk))
+	require.NoError(t, err)
+	want := rows("single", 20)
+	for k, v := range want {
+		_, err := put(alone, k, v)
+		require.NoError(t, err)
+	}
+	require.NoError(t, alone.Close())
+
+	all := f.members
+	require.ErrorIs(t, f.open(first), ErrInvalid, "a store with history cannot start a cluster with others")
+	f.members = nil
+	require.ErrorIs(t, f.open(first), ErrInvalid, "a store with history cannot wait to be added")
+	f.members = all[:1]
+	f.start(first)
+	f.put("k", "v")
+	f.members = nil
+	for _, p := range f.peers[1:] {
+		f.start(p)
+		f.eventually("adding "+p.id, func() bool { return first.node.AddVoter(context.Background(), p.id, p.id) == nil })
+	}
+	f.converge(want)
+	f.crash(first, vfs.CrashCloneCfg{})
+	f.put("after", "the first node", first)
+	f.start(first)
+	f.converge(map[string]string{"k": "v", "after": "the first node"})
+}
+
+func TestClosingTheLeaderHandsOver(t *testing.T) {
+	f := newFleet(t, 3, func(o *Options) { o.Timing = Compat() })
+	f.change = func(o *Options) {
+		o.Timing = Compat() // no election by time-out within this test
+		o.Timing.Heartbeat, o.Timing.Election = 2*time.Second, 2*time.Second
+		o.Timing.Lease = time.Second
+	}
+	f.startAll()
+	f.put("k", "v")
+	l := f.leader()
+	began := time.Now()
+	f.stop(l)
+	f.eventually("another leader", func() bool {
+		for _, p := range f.peers {
+			if p != l && p.node.IsLeader() {
+				return true
+			}
+		}
+		return false
+	})
+	t.Logf("handed over in %v", time.Since(began))
+	require.Less(t, time.Since(began), 2*time.Second, "nobody waited for the heartbeat time-out")
+	f.put("k2", "v2")
+}
+
+func TestRemovedNodeIsLeftBehind(t *testing.T) {
+	f := newFleet(t, 3, nil).startAll()
+	f.put("k", "v")
+	p := f.follower()
+	f.eventually("removal", func() bool { return f.leader().node.Remove(context.Background(), p.id) == nil })
+	f.eventually("its end", func() bool { return len(f.leader().node.Status().Members) == 2 })
+	f.isolate(p)
+	f.put("k2", "v2")
+	require.Empty(t, local(p.store, "k2"))
+}
+
+func TestNodeWithAFailedDiskStopsAndTheOthersGoOn(t *testing.T) {
+	f := newFleet(t, 3, nil).startAll()
+	f.put("k", "v")
+	l := f.leader()
+	l.fs.sick.Store(true)
+	_, err := put(l.store, "unknown", "outcome")
+	require.Error(t, err)
+	<-l.node.Failed()
+	<-l.store.Failed()
+	require.ErrorIs(t, l.node.Err(), ErrHalted)
+	_, err = put(l.store, "x", "y")
+	require.ErrorIs(t, err, engine.ErrFailed)
+	f.put("k2", "v2", l)
+	f.crash(l, vfs.CrashCloneCfg{})
+	f.start(l)
+	f.converge(map[string]string{"k": "v", "k2": "v2"})
+}
+
+func TestFullDiskOnTheLeaderStopsNoMember(t *testing.T) {
+	f := newFleet(t, 3, nil).startAll()
+	f.put("k", "v")
+	l := f.leader()
+	l.fs.full.Store(true)
+	_, err := put(l.store, "refused", "x")
+	require.Error(t, err)
+	require.NoError(t, l.node.Err())
+	f.put("k2", "v2", l)
+	l.fs.full.Store(false)
+	f.converge(map[string]string{"k": "v", "k2": "v2"})
+	require.NoError(t, l.node.Err())
+}
+
+func TestOptionsThatCannotWork(t *testing.T) {
+	_, tr := raft.NewInmemTransport("a")
+	for _, o := range []Options{
+		{}, {ID: "a"}, {Transport: tr}, {ID: "a", Transport: tr, Timing: Timing{Heartbeat: time.Second}},
+	} {
+		_, err := New(o)
+		require.ErrorIs(t, err, ErrInvalid)
+	}
+	f := newFleet(t, 1, nil)
+	for _, bad := range [][]raft.Server{
+		{{ID: "other", Address: "other"}},
+		{{ID: "n0"}},
+		{{ID: "n0", Address: "x"}, {ID: "n0", Address: "y"}},
+		{{ID: "n0", Address: "n0", Suffrage: raft.Nonvoter}},
+	} {
+		f.members = bad
+		require.ErrorIs(t, f.open(f.peers[0]), ErrInvalid, "%v", bad)
+	}
+}
+
+func TestMarksOfAnyBytesDecodeOrAreRefused(t *testing.T) {
+	good := mark{7, 3, 2, raft.Configuration{Servers: []raft.Server{{ID: "a", Address: "b"}}}}.encode()
+	m, err := decodeMark(good)
+	require.NoError(t, err)
+	require.Equal(t, uint64(7), m.index)
+	for i := range good {
+		_, err := decodeMark(good[:i])
+		require.ErrorIs(t, err, errFormat)
+	}
+	for i := range good {
+		b := slices.Clone(good)
+		b[i] ^= 0xff
+		_, _ = decodeMark(b) // must not panic
+	}
+}
+
+func TestOnlyTheCallerIsAskedFor(t *testing.T) {
+	require.True(t, calledBy("replication.TestOnlyTheCallerIsAskedFor"))
+	require.False(t, calledBy("raft.(*Raft).processLogs"))
+}

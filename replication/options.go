@@ -1,0 +1,100 @@
+package replication
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Timing says how fast a lost leader is noticed and replaced.
+type Timing struct {
+	Heartbeat time.Duration // a follower that hears nothing for 1..2 times this asks for an election
+	Election  time.Duration // a candidate that gets no answer for this tries again; at least Heartbeat
+	Lease     time.Duration // a leader that hears from no majority for this steps down; at most Heartbeat
+	Commit    time.Duration // an idle leader tells followers the commit index at least this often
+}
+
+// Fast is the default: a leader that dies is replaced in about 0.6 s. It stands pauses of the process or of the disk
+// of up to about 100 ms.
+func Fast() Timing {
+	return Timing{Heartbeat: 250 * time.Millisecond, Election: 250 * time.Millisecond, Lease: 125 * time.Millisecond, Commit: 10 * time.Millisecond}
+}
+
+// Compat notices the loss of a leader after about 15 s, like the failover settings 5 s x 3 that it stands for.
+func Compat() Timing {
+	return Timing{Heartbeat: 5 * time.Second, Election: 5 * time.Second, Lease: 2500 * time.Millisecond, Commit: 50 * time.Millisecond}
+}
+
+// Options configure a Node.
+type Options struct {
+	// ID names this node for ever, in the cluster and in its log. Required.
+	ID string
+	// Transport carries raft's messages. Required; closed by the node. With raft.WithPreVote, as all of raft's own
+	// have it, a node that was cut off does not disturb the others when it returns.
+	Transport raft.Transport
+	// Members makes a new cluster of these nodes, if the store has never been in one. Give all nodes of a new cluster
+	// the same list, and empty stores. A store with history can only begin a cluster alone, with itself as only member;
+	// the others join it with AddVoter. Empty: wait to be added.
+	Members []raft.Server
+	// Timing; zero: Fast.
+	Timing Timing
+	// MarkEvery is after how many entries the rows are flushed and a restart begins behind them; default 65536.
+	MarkEvery uint64
+	// MarkInterval is how often that is looked at; default 30 s.
+	MarkInterval time.Duration
+	// HandOver bounds how long Close tries to give leadership to another node; default 2 s, negative: not at all.
+	HandOver time.Duration
+	// Logger hears what raft has to say; default: discard.
+	Logger *slog.Logger
+}
+
+// ErrInvalid: an option cannot work.
+var ErrInvalid = errors.New("replication: invalid option")
+
+func (o Options) withDefaults() (Options, error) {
+	if o.ID == "" || o.Transport == nil {
+		return o, fmt.Errorf("%w: ID and Transport are required", ErrInvalid)
+	}
+	if o.Timing == (Timing{}) {
+		o.Timing = Fast()
+	}
+	if o.MarkEvery == 0 {
+		o.MarkEvery = 65536
+	}
+	if o.MarkInterval == 0 {
+		o.MarkInterval = 30 * time.Second
+	}
+	if o.HandOver == 0 {
+		o.HandOver = 2 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := raft.ValidateConfig(o.raftConfig()); err != nil {
+		return o, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return o, nil
+}
+
+// raftConfig translates the options. The numbers that are not options have these reasons:
+func (o *Options) raftConfig() *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(o.ID)
+	c.HeartbeatTimeout, c.ElectionTimeout = o.Timing.Heartbeat, o.Timing.Election
+	c.LeaderLeaseTimeout, c.CommitTimeout = o.Timing.Lease, o.Timing.Commit
+	c.MaxAppendEntries = 1024         // raft's limit: the longest group commit
+	c.BatchApplyCh = true             // proposals wait in raft's queue while it writes, so that groups form
+	c.TrailingLogs = math.MaxUint64   // raft never compacts: the engine owns the front of the log
+	c.NoSnapshotRestoreOnStart = true // the rows are where the mark says
+	c.RestoreCommittedLogs = true     // makes raft stage the commit index; the engine has replayed what it says
+	c.ShutdownOnRemove = false        // a removed node goes on as a follower, so that it can be looked at
+	c.SnapshotThreshold = o.MarkEvery
+	c.SnapshotInterval = o.MarkInterval
+	c.NoLegacyTelemetry = true
+	c.Logger = newLogger(o.Logger)
+	return c
+}
