@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strconv"
 )
 
 // maxDocumentBytes bounds one stored document. Orders and receipts are records
@@ -277,4 +278,15 @@ func (m member) decode(raw []byte, out any) error {
 		return fmt.Errorf("member: %w", err)
 	}
 	return nil
+}
+
+// millis returns the moment a member holds as unix milliseconds: stored
+// documents have the number, imported ones may have text.
+func (m member) millis(raw []byte) (int64, error) {
+	if n, err := strconv.ParseInt(string(raw[m.valueStart:m.valueEnd]), 10, 64); err == nil {
+		return n, nil
+	}
+	var t Time
+	err := m.decode(raw, &t)
+	return t.Millis(), err
 }

@@ -94,7 +94,7 @@ type workOrderFacts struct {
 	bucket, status, sku     string
 	class                   int
 	position                int64
-	created, deadline, done Time
+	created, deadline, done int64 // unix ms
 	dependencies, andons    []string
 	signal                  struct {
 		Type   string `json:"type"`
@@ -119,11 +119,11 @@ func readWorkOrderFacts(value []byte) (f workOrderFacts) {
 		case "queue_position":
 			err = m.decode(value, &f.position)
 		case "created_at":
-			err = m.decode(value, &f.created)
+			f.created, err = m.millis(value)
 		case "sla_deadline":
-			err = m.decode(value, &f.deadline)
+			f.deadline, err = m.millis(value)
 		case "completed_at", "cancelled_at":
-			err = m.decode(value, &f.done)
+			f.done, err = m.millis(value)
 		case "dependencies":
 			err = m.decode(value, &f.dependencies)
 		case "blocked_by_andons":
@@ -142,19 +142,19 @@ func workOrderKeys(key, value []byte) [][]byte {
 		return nil
 	}
 	id := string(key)
-	keys := [][]byte{newKey(woList).text(f.status).text(f.bucket).num(f.created.Millis()).text(id)}
+	keys := [][]byte{newKey(woList).text(f.status).text(f.bucket).num(f.created).text(id)}
 	switch Status(f.status) {
 	case StatusQueued:
 		keys = append(keys,
 			newKey(woQueue).text(f.bucket).byte(byte(f.class)).num(f.position).text(id),
-			newKey(woDeadline).num(f.deadline.Millis()).text(id))
+			newKey(woDeadline).num(f.deadline).text(id))
 	case StatusInProgress:
 		keys = append(keys,
 			newKey(woRunning).text(f.bucket).text(id),
-			newKey(woDeadline).num(f.deadline.Millis()).text(id))
+			newKey(woDeadline).num(f.deadline).text(id))
 	}
 	if Status(f.status).Final() {
-		keys = append(keys, newKey(woFinished).num(f.done.Millis()).text(id))
+		keys = append(keys, newKey(woFinished).num(f.done).text(id))
 	} else {
 		if f.sku != "" {
 			keys = append(keys, newKey(woSKU).text(f.sku).text(id))
@@ -175,7 +175,7 @@ func clip(s string) string { return s[:min(len(s), 200)] }
 
 func andonKeys(key, value []byte) [][]byte {
 	var sku, order, related, status, severity string
-	var at Time
+	var at int64
 	eachMember(value, func(name []byte, m member) bool {
 		var err error
 		switch string(name) {
@@ -190,14 +190,14 @@ func andonKeys(key, value []byte) [][]byte {
 		case "severity":
 			severity = m.text(value)
 		case "timestamp":
-			err = m.decode(value, &at)
+			at, err = m.millis(value)
 		}
 		return err == nil
 	})
 	if status == "" {
 		return nil
 	}
-	id, ms := string(key), at.Millis()
+	id, ms := string(key), at
 	keys := [][]byte{
 		newKey(andonSKU).text(sku).num(ms).text(id),
 		newKey(andonStatus).text(status).num(ms).text(id),
@@ -220,7 +220,7 @@ func andonKeys(key, value []byte) [][]byte {
 
 func receiptKeys(key, value []byte) [][]byte {
 	var kind, sku, order, stage, previous, andon string
-	var at Time
+	var at int64
 	eachMember(value, func(name []byte, m member) bool {
 		var err error
 		switch string(name) {
@@ -237,14 +237,14 @@ func receiptKeys(key, value []byte) [][]byte {
 		case "andon_event_id":
 			andon = m.text(value)
 		case "timestamp":
-			err = m.decode(value, &at)
+			at, err = m.millis(value)
 		}
 		return err == nil
 	})
 	if kind == "" {
 		return nil
 	}
-	id, ms := string(key), at.Millis()
+	id, ms := string(key), at
 	var keys [][]byte
 	for _, k := range []struct {
 		kind byte

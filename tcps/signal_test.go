@@ -174,6 +174,15 @@ func TestACVERaisesAnAndonAtOnceAndItsOrderStaysStartable(t *testing.T) {
 	refused(t, err, tcps.CodeBlockedByAndons, "")
 	b.resolve(a.EventID)
 	b.complete(w.ID, "SKU-1")
+
+	// The cure may also learn only at its start which product it is for.
+	cure, err := b.CreateWorkOrder(b.ctx, tcps.CreateWorkOrderInput{
+		Signal: tcps.PullSignal{Type: "cve", Source: "CVE-2026-4712", Metadata: map[string]any{"sku_id": "SKU-1"}},
+	})
+	require.NoError(t, err)
+	cure, err = b.StartWorkOrder(b.ctx, tcps.StartWorkOrderInput{ID: cure.ID, SKUID: "SKU-1"})
+	require.NoError(t, err)
+	require.Equal(t, "SKU-1", cure.SKUID)
 	b.sound()
 }
 
