@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -119,13 +120,26 @@ func (s *Store) openPebble(must bool) error {
 		s.db = db
 		return nil
 	}
-	if pebble.IsCorruptionError(err) || errors.Is(err, pebble.ErrDBDoesNotExist) || errors.Is(err, os.ErrNotExist) {
+	if must && !environmental(err) {
 		return &CorruptError{
-			What: "the row store", Where: s.storeDir, Intact: "the log in " + s.walDir,
-			Means:  "the rows cannot be read",
+			What: "the row store", Where: s.storeDir, Intact: "the log in " + s.walDir + " (check it with `tcpsdump chain`)",
+			Means:  "the rows cannot be read; changes that are still in the log can be, older ones only if the log reaches back to them",
 			Advice: "restore from a backup or another node; keep this directory for `tcpsdump`",
 			Cause:  err,
 		}
 	}
 	return fmt.Errorf("engine: open the row store: %w", err)
+}
+
+// environmental reports whether an error comes from the surroundings and not from what is in the files.
+func environmental(err error) bool {
+	for _, e := range []error{
+		syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EROFS, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM,
+		syscall.EAGAIN, syscall.EINTR, os.ErrPermission,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }

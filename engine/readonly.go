@@ -70,7 +70,7 @@ func OpenReadOnly(fs vfs.FS, dir string, o ReadOptions) (*Reader, error) {
 			return r, nil
 		}
 		if !errors.Is(err, os.ErrNotExist) || try == openTries {
-			return nil, err
+			return nil, r.notOpened(err)
 		}
 		// A file vanished between reading the manifest and opening it: the running process has newer ones.
 	}
@@ -84,13 +84,7 @@ func (r *Reader) open() error {
 	o.MaxOpenFiles = 1 << 16
 	db, err := pebble.Open(r.s.storeDir, o)
 	if err != nil {
-		if pebble.IsCorruptionError(err) && !errors.Is(err, os.ErrNotExist) {
-			return &CorruptError{
-				What: "the row store", Where: r.s.storeDir, Intact: "the log in " + r.s.walDir,
-				Means: "the rows cannot be read", Advice: "read the log, restore from a backup", Cause: err,
-			}
-		}
-		return fmt.Errorf("engine: open the row store read-only: %w", err)
+		return err
 	}
 	_, err = db.SSTables(pebble.WithProperties())
 	if err == nil {
@@ -102,6 +96,17 @@ func (r *Reader) open() error {
 		return errors.Join(err, db.Close())
 	}
 	return nil
+}
+
+func (r *Reader) notOpened(err error) error {
+	if environmental(err) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrVersion) {
+		return fmt.Errorf("engine: open the row store read-only: %w", err)
+	}
+	return &CorruptError{
+		What: "the row store", Where: r.s.storeDir, Intact: "the log in " + r.s.walDir + " (check it with `tcpsdump chain`)",
+		Means:  "the rows cannot be read; changes that are still in the log can be",
+		Advice: "read the log with `tcpsdump wal`, restore from a backup or another node", Cause: err,
+	}
 }
 
 // Applied returns the log index the rows are at and their state hash as recorded.

@@ -151,6 +151,43 @@ func TestVerifyReadsTablesAndLogFromDisk(t *testing.T) {
 	require.NoError(t, s.Err())
 }
 
+func TestDamagedRowStoreIsRefusedWithALetter(t *testing.T) {
+	for _, c := range []struct {
+		name, suffix string
+		damage       func(fs vfs.FS, path string) error
+	}{
+		{"table missing", ".sst", func(fs vfs.FS, p string) error { return fs.Remove(p) }},
+		{"table emptied", ".sst", func(fs vfs.FS, p string) error { return writeFile(fs, p, nil) }},
+		{"manifest missing", "MANIFEST", func(fs vfs.FS, p string) error { return fs.Remove(p) }},
+		{"manifest cut", "MANIFEST", func(fs vfs.FS, p string) error { return writeFile(fs, p, []byte("x")) }},
+		{"version marker missing", "marker.format", func(fs vfs.FS, p string) error { return fs.Remove(p) }},
+		{"manifest marker missing", "marker.manifest", func(fs vfs.FS, p string) error { return fs.Remove(p) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			fs := vfs.NewMem()
+			s := open(t, small(fs))
+			put(t, s, "t", "k", "v")
+			require.NoError(t, s.Close())
+			names, err := fs.List("data/store")
+			require.NoError(t, err)
+			n := 0
+			for _, name := range names {
+				if strings.Contains(name, c.suffix) {
+					require.NoError(t, c.damage(fs, "data/store/"+name))
+					n++
+				}
+			}
+			require.Positive(t, n)
+			var letter *CorruptError
+			_, err = Open("data", small(fs))
+			require.ErrorAs(t, err, &letter)
+			require.NotEmpty(t, letter.Advice)
+			_, err = OpenReadOnly(fs, "data", ReadOptions{})
+			require.ErrorAs(t, err, &letter)
+		})
+	}
+}
+
 func TestReadOnlyReaderWorksBesideALiveStore(t *testing.T) {
 	fs := vfs.NewMem()
 	s := open(t, small(fs))

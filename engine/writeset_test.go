@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"math"
+	"os"
 	"strings"
 	"testing"
 
@@ -68,6 +69,19 @@ func TestWriteSetExampleOfTheDocumentation(t *testing.T) {
 	}
 	want := "01 e807 03 03616e6e 0672656e616d65 00 00 02 056e616d6573 057573657273 01 01 0137 02 00 02 00 00 03626f62 01 01 0137 03526f62"
 	require.Equal(t, strings.ReplaceAll(want, " ", ""), hex.EncodeToString(w.Encode(nil)))
+
+	doc, err := os.ReadFile("../docs/format-engine.md")
+	require.NoError(t, err)
+	var inDoc strings.Builder
+	_, example, ok := strings.Cut(string(doc), "put users/7 = \"Rob\":\n")
+	require.True(t, ok)
+	for _, line := range strings.Split(strings.TrimSpace(example), "\n")[:8] {
+		hexPart, _, _ := strings.Cut(strings.TrimSpace(line), "  ")
+		inDoc.WriteString(hexPart)
+	}
+	raw, err := hex.DecodeString(strings.ReplaceAll(inDoc.String(), " ", ""))
+	require.NoError(t, err)
+	require.Equal(t, w.Encode(nil), raw)
 }
 
 func TestEveryCutOrBadByteOfAWriteSetIsRefusedOrHarmless(t *testing.T) {
