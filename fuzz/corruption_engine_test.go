@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"slices"
 	"testing"
 	"time"
@@ -12,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/erlmcp/erlmcp/engine"
+	"github.com/erlmcp/erlmcp/fuzz/simdisk"
+	"github.com/erlmcp/erlmcp/wal"
 )
 
 // dbSpecimen is a healthy store at rest that damage is done to.
@@ -106,6 +109,11 @@ func (s *dbSpecimen) sufferWithin(in injury, limit time.Duration) (string, error
 	}
 	done := make(chan result, 1)
 	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				done <- result{"", fmt.Errorf("PANIC: %v\n%s", p, debug.Stack())}
+			}
+		}()
 		outcome, err := s.suffer(in)
 		done <- result{outcome, err}
 	}()
@@ -148,6 +156,30 @@ func (s *dbSpecimen) suffer(in injury) (outcome string, err error) {
 	default:
 		return "", fmt.Errorf("SILENT LOSS: %s", s.model.diff(got))
 	}
+}
+
+// lookOnly reads the damaged directory as tcpsdump does: whatever it finds, it
+// must come to an end, say so with a typed error, and change nothing.
+func (s *dbSpecimen) lookOnly(d *simdisk.Disk) error {
+	before := d.Fingerprint()
+	o := s.cfg.options(d, 0)
+	_, ierr := wal.Inspect(d, dbDir+"/wal", wal.InspectOptions{Key: o.Key}, wal.Visitor{})
+	r, err := engine.OpenReadOnly(d, dbDir, engine.ReadOptions{Key: o.Key})
+	if err == nil {
+		err = errors.Join(
+			r.Rows("", func(engine.Row) error { return nil }),
+			r.Rejected(func(uint64, string) error { return nil }))
+		_, verr := r.Verify(context.Background())
+		err = errors.Join(err, verr, r.Close())
+	}
+	if d.Fingerprint() != before {
+		return fmt.Errorf("looking at the directory changed it (%w, %w)", ierr, err)
+	}
+	if err != nil && !errors.Is(err, engine.ErrCorrupt) && !errors.Is(err, engine.ErrNotStore) && !errors.Is(err, engine.ErrVersion) &&
+		!errors.Is(err, engine.ErrKeyRequired) && !errors.Is(err, engine.ErrWrongKey) {
+		return fmt.Errorf("the read-only reader gives no typed error: %w", err)
+	}
+	return handlesInOrder(d)
 }
 
 // judgeRefusal: a store that does not open says what is wrong in a typed error.

@@ -1,6 +1,7 @@
 package simdisk
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -159,6 +160,21 @@ func (d *Disk) Files() []string {
 		}
 	})
 	return out
+}
+
+// Fingerprint is a digest of all names and cached bytes, to show that something
+// changed nothing.
+func (d *Disk) Fingerprint() [32]byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	h := sha256.New()
+	d.st.walk("/", rootIno, func(name string, nd *inode) {
+		fmt.Fprintf(h, "%q %t %d\n", name, nd.dir, nd.cache.size)
+		if !nd.dir {
+			h.Write(nd.cache.bytes())
+		}
+	})
+	return [32]byte(h.Sum(nil))
 }
 
 // walk visits the cached tree in order of name.

@@ -320,7 +320,9 @@ func TestMisdirectedWriteShowsAfterRestartOnly(t *testing.T) {
 func TestDamageAtRest(t *testing.T) {
 	d := simdisk.New(simdisk.Options{})
 	durable(t, d, "/x", []byte("abcdefgh"))
+	before := d.Fingerprint()
 	require.NoError(t, d.FlipBit("/x", 0, 1))
+	require.NotEqual(t, before, d.Fingerprint())
 	require.Equal(t, "cbcdefgh", string(read(t, d, "/x")))
 	require.NoError(t, d.Swap("/x", 0, 6, 2))
 	require.Equal(t, "ghcdefcb", string(read(t, d, "/x")))
