@@ -93,28 +93,33 @@ func newLogger(w io.Writer, c config.Log) *slog.Logger {
 // its group, so that one wish to stop arrives twice within milliseconds.
 const echo = 500 * time.Millisecond
 
-// untilSignal returns a context that the first SIGTERM or SIGINT cancels. A second one ends the process on the spot: whoever
-// sends it does not want to wait, and nothing acknowledged depends on a tidy end.
+// untilSignal returns a context that the first SIGTERM or SIGINT cancels.
 func untilSignal(log *slog.Logger) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
-	go func() {
-		var first time.Time
-		for sig := range signals {
-			switch {
-			case first.IsZero():
-				first = time.Now()
-				cancel(fmt.Errorf("received %s", sig))
-			case time.Since(first) > echo:
-				log.Warn("ended at once", "reason", "second signal: "+sig.String())
-				os.Exit(exitFailure)
-			}
-		}
-	}()
+	go obey(signals, cancel, time.Now, func(reason string) {
+		log.Warn("ended at once", "reason", reason)
+		os.Exit(exitFailure)
+	})
 	return ctx, func() {
 		signal.Stop(signals)
 		close(signals)
 		cancel(nil)
+	}
+}
+
+// obey cancels at the first signal and aborts at the second, unless that is only an echo of the first: whoever sends another one does not want
+// to wait, and nothing acknowledged depends on a tidy end.
+func obey(signals <-chan os.Signal, cancel context.CancelCauseFunc, now func() time.Time, abort func(reason string)) {
+	var first time.Time
+	for sig := range signals {
+		switch {
+		case first.IsZero():
+			first = now()
+			cancel(fmt.Errorf("received %s", sig))
+		case now().Sub(first) > echo:
+			abort("second signal: " + sig.String())
+		}
 	}
 }

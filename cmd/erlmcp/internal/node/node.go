@@ -123,7 +123,7 @@ func (n *Node) open(ctx context.Context) (*parts, error) {
 		}
 		r.p.runtime.Close()
 		return nil, r.p.store.Close()
-	case <-time.After(n.cfg.Server.ShutdownTimeout):
+	case <-time.After(n.patience()):
 		n.log.Warn("stopped during recovery; the next start begins it again")
 		return nil, nil
 	}
@@ -256,12 +256,16 @@ func (n *Node) stop() error {
 	case err := <-done:
 		n.log.Info("stopped", "took", n.o.Now().Sub(begin))
 		return err
-	case <-time.After(n.cfg.Server.ShutdownTimeout):
+	case <-time.After(n.patience()):
 		n.log.Warn("stopped without waiting any longer; everything acknowledged is in the log and the next start replays it",
-			"waited", n.cfg.Server.ShutdownTimeout)
+			"limit", n.cfg.Server.ShutdownTimeout)
 		return nil
 	}
 }
+
+// patience is how long a stop is waited for. The limit is a promise to whoever sent the signal, so a tenth of it is kept for leaving
+// the process.
+func (n *Node) patience() time.Duration { return n.cfg.Server.ShutdownTimeout * 9 / 10 }
 
 func (n *Node) stopParts() error {
 	p := n.parts.Load()
