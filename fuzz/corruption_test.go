@@ -60,6 +60,18 @@ func (s *body) survey(t *testing.T) {
 	}
 }
 
+// spot picks a class of bytes, then a region of it, so that rare classes get
+// their share.
+func (s *body) spot(rng *rand.Rand) region {
+	byClass := map[string][]region{}
+	for _, r := range s.regions {
+		byClass[r.class] = append(byClass[r.class], r)
+	}
+	classes := slices.Sorted(maps.Keys(byClass))
+	rs := byClass[classes[rng.IntN(len(classes))]]
+	return rs[rng.IntN(len(rs))]
+}
+
 // specimens returns the kinds of logs that damage meets.
 func specimens(t *testing.T, seed uint64) []*specimen {
 	var out []*specimen
