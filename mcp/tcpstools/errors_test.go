@@ -75,3 +75,14 @@ func TestChangedRowsNameTheResourcesThatShowThem(t *testing.T) {
 		require.Equal(t, c.want, touched(engine.Event{Table: c.table, Key: []byte(c.key), Value: []byte(c.value)}))
 	}
 }
+
+func TestWatchThatFellBehindStartsOverAndSaysSo(t *testing.T) {
+	ends := []error{engine.ErrCompacted, fmt.Errorf("next: %w", engine.ErrCompacted), engine.ErrClosed, engine.ErrCompacted}
+	followed, missed := 0, 0
+	keepFollowing(t.Context(), func(context.Context) error {
+		followed++
+		return ends[followed-1]
+	}, func() { missed++ })
+	require.Equal(t, 3, followed, "a closed store ends it")
+	require.Equal(t, 2, missed)
+}

@@ -13,13 +13,14 @@ import (
 // watch follows the committed changes and names the resources they touch, until
 // the runtime or the store closes.
 func (t *tools) watch(ctx context.Context) {
-	for ctx.Err() == nil {
-		err := t.follow(ctx)
-		if !errors.Is(err, engine.ErrCompacted) {
-			return
-		}
-		// We fell behind the retained log: what changed meanwhile is unknown.
-		t.rt.AllResourcesChanged()
+	keepFollowing(ctx, t.follow, t.rt.AllResourcesChanged)
+}
+
+// keepFollowing starts over when it fell behind the retained log; what changed
+// meanwhile is unknown then, and missed says so.
+func keepFollowing(ctx context.Context, follow func(context.Context) error, missed func()) {
+	for ctx.Err() == nil && errors.Is(follow(ctx), engine.ErrCompacted) {
+		missed()
 	}
 }
 
