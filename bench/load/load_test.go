@@ -48,6 +48,6 @@ func TestRunReportsTheErrorOfAWorkerAndStopsAll(t *testing.T) {
 func TestAWindowGrowsUntilAnOperationHasEndedInIt(t *testing.T) {
 	r, err := Run(Config{Workers: 1, Duration: time.Nanosecond}, func(int) error { time.Sleep(5 * time.Millisecond); return nil })
 	require.NoError(t, err)
-	require.EqualValues(t, 1, r.Ops)
+	require.Positive(t, r.Ops)
 	require.GreaterOrEqual(t, r.Elapsed, time.Millisecond)
 }
