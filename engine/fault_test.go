@@ -228,7 +228,7 @@ func TestLogAndRowsFromDifferentTimesAreRefused(t *testing.T) {
 
 func TestInterruptedCreationIsCompleted(t *testing.T) {
 	// A store created on a disk that fails at its n-th change; then the power goes.
-	for n := 0; ; n++ {
+	for n := 0; ; n += 2 {
 		mem := vfs.NewCrashableMem()
 		left := atomic.Int64{}
 		left.Store(int64(n))
@@ -423,6 +423,29 @@ func TestCommitsAreHeldWhileTooMuchIsUnflushed(t *testing.T) {
 		require.LessOrEqual(t, s.Stats().UnflushedBytes, int64(1<<20)+20_000)
 	}
 	require.Positive(t, s.DurableIndex())
+}
+
+func TestCommitsHeldForAFlushThatCannotHappenDoNotKeepTheStoreFromClosing(t *testing.T) {
+	c := newClock()
+	fs := &diskFS{FS: vfs.NewMem()}
+	fs.free.Store(1 << 40)
+	o := small(fs)
+	o.Now = c.Now
+	s := open(t, o)
+	fs.free.Store(0) // flushes are not started any more
+	c.Add(time.Second)
+	s.flush.mu.Lock()
+	s.flush.applied += s.o.MaxUnflushed
+	s.flush.mu.Unlock()
+	ws := WriteSet{Ops: []Op{{Table: "t", Key: []byte("k"), Value: []byte("v")}}}
+	done := make(chan error, 1)
+	require.NoError(t, s.com.Commit(bg, ws.Encode(nil), Sync, func(_ uint64, _ ApplyOutcome, err error) { done <- err }))
+	require.NoError(t, s.waitApplied(bg, 1)) // applied, and then held back
+	require.NoError(t, s.Close())
+	require.NoError(t, <-done)
+	fs.free.Store(1 << 40)
+	c.Add(time.Second)
+	require.Equal(t, "v", get(t, open(t, o), "t", "k"))
 }
 
 func TestDirtyStateIsFlushedByAge(t *testing.T) {

@@ -360,8 +360,8 @@ func (s *Store) shutDown() error {
 	}
 	s.mu.Unlock()
 	<-s.idle
+	s.flush.release() // first: the committer may be held back for a flush that cannot happen
 	err := s.com.Close()
-	s.flush.release()
 	close(s.stop)
 	s.wg.Wait()
 	if !s.broken() && !s.space.low() {
