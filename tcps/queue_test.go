@@ -360,3 +360,18 @@ func TestReportAndMetrics(t *testing.T) {
 	require.Equal(t, 1, m.SLABreaches)
 	require.NotZero(t, m.LogIndex)
 }
+
+func TestReorderHoldsAlsoForOrdersOfOneMicrosecond(t *testing.T) {
+	b := start(t)
+	second, err := tcps.New(b.store, b.opts) // as on another node: its clock shows the same moment
+	require.NoError(t, err)
+	x := b.order(tcps.BucketCost)
+	y, err := second.CreateWorkOrder(b.ctx, tcps.CreateWorkOrderInput{Signal: tcps.PullSignal{Type: "internal_request", Source: "s"}, Bucket: "cost"})
+	require.NoError(t, err)
+	require.Equal(t, x.QueuePosition, y.QueuePosition)
+	for _, want := range [][]string{{x.ID, y.ID}, {y.ID, x.ID}} {
+		_, err := b.ReorderQueue(b.ctx, tcps.ReorderQueueInput{Bucket: "cost", IDs: want})
+		require.NoError(t, err)
+		require.Equal(t, want, b.queued(tcps.BucketCost))
+	}
+}
