@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/erlmcp/erlmcp/engine"
+	"github.com/erlmcp/erlmcp/wal"
 	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
 )
@@ -31,6 +33,8 @@ type fleet struct {
 	peers   []*peer
 	members []raft.Server
 	change  func(*Options)
+
+	mu sync.Mutex // guards store and node of the peers against clients of the simulation
 }
 
 func newFleet(t *testing.T, n int, change func(*Options)) *fleet {
@@ -80,7 +84,9 @@ func (f *fleet) open(p *peer) error {
 	f.join(p)
 	store, err := engine.Open("db", eo)
 	if err == nil {
+		f.mu.Lock()
 		p.node, p.store = node, store
+		f.mu.Unlock()
 	}
 	return err
 }
@@ -109,17 +115,21 @@ func (f *fleet) isolate(p *peer) {
 func (f *fleet) crash(p *peer, cfg vfs.CrashCloneCfg) {
 	left := p.fs.die(cfg)
 	f.isolate(p)
-	store := p.store
-	p.store = nil
-	_ = store.Close() // complains about its disk, rightly
+	_ = f.takeDown(p).Close() // complains about its disk, rightly
 	p.disk = left
 }
 
 func (f *fleet) stop(p *peer) {
 	f.t.Helper()
+	require.NoError(f.t, f.takeDown(p).Close())
+}
+
+func (f *fleet) takeDown(p *peer) *engine.Store {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	store := p.store
 	p.store = nil
-	require.NoError(f.t, store.Close())
+	return store
 }
 
 func (f *fleet) eventually(what string, ok func() bool) {
@@ -451,7 +461,7 @@ func TestNodeWithAFailedDiskStopsAndTheOthersGoOn(t *testing.T) {
 	require.Error(t, err)
 	<-l.node.Failed()
 	<-l.store.Failed()
-	require.ErrorIs(t, l.node.Err(), ErrHalted)
+	require.ErrorIs(t, l.node.Err(), wal.ErrFailed)
 	_, err = put(l.store, "x", "y")
 	require.ErrorIs(t, err, engine.ErrFailed)
 	f.put("k2", "v2", l)
