@@ -261,7 +261,11 @@ func (c crash) check(at *simdisk.Cursor) error {
 		l.Close() //nolint:errcheck // the read error counts
 		return fmt.Errorf("the recovered log does not read: %w", err)
 	}
-	if err := h.allows(m, c.N); err != nil {
+	err = h.allows(m, c.N)
+	if lo, hi := h.commitRange(c.N); err == nil && c.N >= h.Opened && (l.CommitIndex() < lo || l.CommitIndex() > hi) {
+		err = fmt.Errorf("commit index %d, want one in [%d,%d]", l.CommitIndex(), lo, hi)
+	}
+	if err != nil {
 		l.Close() //nolint:errcheck // the wrong state counts
 		return err
 	}
@@ -397,7 +401,7 @@ func (c crash) secondLife(at *simdisk.Cursor) (*history, error) {
 	if err := h.allows(m, c.N); err != nil {
 		return nil, err
 	}
-	r.h.Base, r.first, r.next = m, m.First, r.l.NextIndex()
+	r.h.Base, r.first, r.next, r.h.Commit = m, m.First, r.l.NextIndex(), r.l.CommitIndex()
 	if m.First == m.Next {
 		r.first = r.next
 	}

@@ -69,6 +69,7 @@ type history struct {
 	From   int       // operations before the second life
 	Opened int       // operations when Open had returned
 	Before []digest  // what a crash before Opened may show
+	Commit uint64    // commit index that Open showed
 
 	trace *simdisk.Trace
 
@@ -124,6 +125,21 @@ func (h *history) window(n int) (acked, begun int) {
 		}
 	}
 	return acked, max(acked, begun)
+}
+
+// commitRange returns the commit indexes that the log may show after a crash
+// after n operations: at least the one carried by the last acknowledged batch.
+func (h *history) commitRange(n int) (lo, hi uint64) {
+	lo, hi = h.Commit, h.Commit
+	for _, s := range h.Steps {
+		if s.Acked <= n && s.Kind == stepAppend {
+			lo = s.Commit
+		}
+		if s.Begun <= n {
+			hi = s.Commit
+		}
+	}
+	return lo, max(lo, hi)
 }
 
 // find returns the number of steps in [lo,hi] whose model has this digest.
@@ -313,6 +329,8 @@ func (r *recorder) entries(n, size int) []wal.Entry {
 func (r *recorder) begin(s *step) *step {
 	s.Begun, s.Acked = r.d.Ops(), never
 	r.mu.Lock()
+	s.Commit = r.h.Commit + uint64(len(r.h.Steps)) + 1 // any growing number will do
+	r.l.SetCommitIndex(s.Commit)
 	r.h.Steps = append(r.h.Steps, s)
 	r.mu.Unlock()
 	return s

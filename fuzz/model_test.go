@@ -34,6 +34,7 @@ type step struct {
 	Index   uint64
 	Key     string
 	Value   []byte // nil deletes
+	Commit  uint64 // commit index given to the log just before the call
 	Begun   int    // operations before the call
 	Acked   int    // operations when success was reported, or never
 }
