@@ -75,14 +75,31 @@ func (l *Log) tables(g *segment) ([]batchRef, []uint32, error) {
 	if err == nil {
 		batches, offsets, err = readFooterBody(g.file, &f, g.header.segmentSize)
 	}
+	if errors.Is(err, errFormat) {
+		// The footer is redundant: the batches tell the same. Open rewrites it.
+		l.o.Logger.Warn("footer damaged, segment scanned instead", "file", g.name)
+		batches, offsets, err = l.scanTables(g)
+	}
 	if err != nil {
-		return nil, nil, l.damage(g, g.header.segmentSize-footerSize, 0, "the footer no longer validates", err)
+		return nil, nil, err
 	}
 	l.idx.Lock()
 	l.dropTables()
 	g.batches, g.offsets = batches, offsets
 	l.idx.Unlock()
 	return batches, offsets, nil
+}
+
+// scanTables finds a sealed segment's tables by verifying all its batches.
+func (l *Log) scanTables(g *segment) ([]batchRef, []uint32, error) {
+	f := &segmentFile{id: g.id, name: g.name, file: g.file, size: g.header.segmentSize, header: g.header, aead: g.aead}
+	if err := f.scan(0); err != nil {
+		return nil, nil, err
+	}
+	if f.entries != g.entries {
+		return nil, nil, l.damage(g, f.end.offset, f.end.nextIndex, "a batch is damaged on disk: "+reason(f.stop), nil)
+	}
+	return f.batches, f.offsets, nil
 }
 
 // dropTables forgets the tables of all sealed segments but the newest one of

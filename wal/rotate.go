@@ -37,6 +37,9 @@ func (l *Log) rotate(jump *uint64) error {
 		next = *jump
 	}
 	if err := l.activate(p.file, p.id, next, jump); err != nil {
+		if l.tail.seg.id != p.id {
+			_ = p.file.Close() // else Close does
+		}
 		return l.fail(err)
 	}
 	l.stats.rotations.Add(1)
@@ -81,7 +84,6 @@ func (l *Log) activate(file vfs.File, id, firstIndex uint64, jump *uint64) error
 	h.encode(page[:])
 	h.encode(page[headerCopy:])
 	if _, err := file.WriteAt(page[:], 0); err != nil {
-		_ = file.Close()
 		return fmt.Errorf("write header of %s: %w", g.name, err)
 	}
 	state := l.stateBatch(g, firstIndex, jump)
