@@ -1,19 +1,49 @@
-// Package replication runs raft (github.com/hashicorp/raft) over the log of package wal.
+// Package replication makes an engine store a member of a cluster: its write sets go through raft
+// (github.com/hashicorp/raft), and raft's log is the store's own log (package wal).
 //
-// LogStore is raft's log and stable store. Entries, votes and terms share one log and one hash chain, so that
-// there is one thing to sync, one thing to verify, and a log of a cluster member that reads like the log of a
-// single node.
+//	node, err := replication.New(replication.Options{ID: "n1", Transport: transport, Members: members})
+//	store, err := engine.Open(dir, engine.Options{Committer: node.Start})
+//	store.Update(...)   // on the leader; elsewhere a NotLeaderError says where it is
 //
-//	raft ── StoreLogs ──> LogStore ── Append ──> wal (one fdatasync; commit index in the batch trailer)
-//	raft <── GetLog ────  LogStore <── Get ────  wal's ring of recent entries
+// # The way of a write set
+//
+//	Update ── sequencer ── Commit ──> queue ── feeder ──> raft
+//	                                                       │  StoreLogs: one fdatasync here and on each follower
+//	                                          majority <───┘
+//	                                             │
+//	   answer <── waiter <── future <── engine.Apply, on every member, in log order
+//
+// Entries, votes and terms share one log and one hash chain, so that there is one thing to sync, one thing to verify,
+// and a log of a cluster member that reads like the log of a single node. A single node becomes the first member of a
+// cluster without export (Options.Members).
 //
 // # What always holds
 //
+//   - An acknowledged write is durable on a majority and applied here. A write whose outcome is not known is answered
+//     with engine.ErrUnknownOutcome, never with a refusal; ErrNotLeader means that nothing was written.
+//   - View reads what was committed anywhere before it began (read index, no clocks). Without a majority it is refused.
+//     ViewLocal reads what is here.
+//   - Equal index, equal state: whether a write set is applied is decided by the engine out of log and state alone.
+//     Status and engine.Store.StateHashAt let it be compared.
 //   - StoreLogs is all or nothing towards raft: entries of a call that failed are taken back.
-//   - The durable commit index comes with the entries it was staged with, and never runs ahead of them.
-//   - "Not found" means "not in the log" and nothing else. A damaged, closed or failed log halts the node; raft is never
-//     left with a view of the log that is not the log's.
+//   - The durable commit index comes with the entries it was staged with, and never runs ahead of them. The engine
+//     replays up to it before raft starts.
+//   - "Not found" means "not in the log" and nothing else. A damaged, closed or failed log stops the node
+//     (Node.Failed); raft is never left with a view of the log that is not the log's, and never panics over it.
 //   - A full disk refuses entries (wal.ErrNoSpace) and holds votes and terms back until there is space.
+//   - Two stores with histories of their own never meet: a node joins with an empty directory or comes back.
+//
+// # Marks instead of snapshots
+//
+// The row store is on disk anyway. What raft calls a snapshot is a mark here (marks.go): rows flushed up to an index,
+// and who the members were. A restart begins behind it; nothing is copied.
+//
+// # What it does not do
+//
+// It does not ship rows to another node yet. Therefore the log of a cluster member is kept from its beginning (the log
+// is pinned), so that every member can be caught up from it, and a store whose log was cut before it became a
+// cluster cannot take others in (ErrNoTransfer). It does not forward write sets from followers to the leader, and
+// brings no network of its own: the transport is the caller's.
 //
 // The bytes are in format.go.
 package replication

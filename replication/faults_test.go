@@ -16,6 +16,7 @@ type faultFS struct {
 	reads atomic.Int64
 	full  atomic.Bool // writes: no space
 	sick  atomic.Bool // syncs fail
+	rot   atomic.Bool // reads return other bytes than were written
 
 	gate sync.RWMutex // held for reading during a sync, so that no sync ends after die
 	dead bool
@@ -81,7 +82,13 @@ type faultFile struct {
 
 func (f *faultFile) ReadAt(p []byte, off int64) (int, error) {
 	f.fs.reads.Add(1)
-	return f.File.ReadAt(p, off)
+	n, err := f.File.ReadAt(p, off)
+	if f.fs.rot.Load() {
+		for i := range p[:n] {
+			p[i] ^= 0x10
+		}
+	}
+	return n, err
 }
 
 func (f *faultFile) Read(p []byte) (int, error) {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -78,10 +77,16 @@ type cluster struct {
 	members []*member
 	servers []raft.Server
 	conf    func(*raft.Config)
+	ring    int64 // bytes of the log kept in memory
 }
 
 func newCluster(t *testing.T, n int, conf func(*raft.Config)) *cluster {
-	c := &cluster{t: t, conf: conf}
+	t.Helper()
+	return (&cluster{t: t, conf: conf}).begin(n)
+}
+
+func (c *cluster) begin(n int) *cluster {
+	t := c.t
 	for i := range n {
 		m := &member{id: raft.ServerID(fmt.Sprintf("n%d", i)), disk: vfs.NewCrashableMem(), snaps: raft.NewInmemSnapshotStore()}
 		c.members = append(c.members, m)
@@ -105,14 +110,10 @@ func (c *cluster) start(m *member) {
 	c.t.Helper()
 	m.fs = &faultFS{FS: m.disk}
 	var err error
-	m.log, err = wal.Open("db/wal", wal.Options{FS: m.fs, SegmentSize: 64 << 10})
+	m.log, err = wal.Open("db/wal", wal.Options{FS: m.fs, SegmentSize: 64 << 10, RingBytes: c.ring})
 	require.NoError(c.t, err)
-	running := false
-	m.store = NewLogStore(m.log, LogOptions{Halt: func(error) {
-		if running {
-			runtime.Goexit()
-		}
-	}})
+	n := &Node{o: Options{ID: string(m.id)}, failed: make(chan struct{})} // for what it does with raft's goroutines
+	m.store = NewLogStore(m.log, LogOptions{Halt: n.leave})
 	_, m.trans = raft.NewInmemTransportWithTimeout(raft.ServerAddress(m.id), 100*time.Millisecond)
 	c.join(m)
 	m.fsm = &listFSM{}
@@ -128,8 +129,8 @@ func (c *cluster) start(m *member) {
 	if !errors.Is(err, raft.ErrCantBootstrap) { // it has a history
 		require.NoError(c.t, err)
 	}
-	running = true // before raft's goroutines; NewRaft itself runs on a log that is fine
-	m.raft, err = raft.NewRaft(cfg, m.fsm, m.store, m.store, m.snaps, m.trans)
+	n.running.Store(true)
+	m.raft, err = raft.NewRaft(cfg, m.fsm, raftLog{m.store, n}, m.store, m.snaps, m.trans)
 	require.NoError(c.t, err)
 }
 
@@ -369,6 +370,24 @@ func TestMemberWithAFailedDiskStopsAndTheOthersGoOn(t *testing.T) {
 	require.ErrorIs(t, l.store.Err(), wal.ErrFailed)
 	c.crash(l)
 	c.start(l)
+	c.converge(append(numbered("a", 10), numbered("b", 10)...)...)
+}
+
+func TestDamageUnderACommittedEntryStopsTheMemberWithoutAPanic(t *testing.T) {
+	c := (&cluster{t: t, ring: -1}).begin(3) // entries are read from disk
+	c.apply(nil, numbered("a", 10)...)
+	c.converge(numbered("a", 10)...)
+	l := c.leader()
+	bad := c.members[0]
+	if bad == l {
+		bad = c.members[1]
+	}
+	bad.fs.rot.Store(true)
+	c.apply(bad, numbered("b", 10)...)
+	<-bad.store.Halted()
+	require.ErrorIs(t, bad.store.Err(), wal.ErrCorrupt)
+	c.crash(bad)
+	c.start(bad)
 	c.converge(append(numbered("a", 10), numbered("b", 10)...)...)
 }
 

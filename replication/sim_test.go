@@ -212,12 +212,24 @@ func simulate(t *testing.T, seed uint64) {
 	for _, p := range f.peers {
 		rep, err := p.store.Verify(context.Background())
 		require.NoError(t, err)
-		_ = rep
+		require.Empty(t, rep.Findings, p.id)
 	}
 	result, _ := porcupine.CheckOperationsVerbose(register, h.ops, 20*time.Second)
 	t.Logf("seed %d: %d acknowledged operations, %d writes of unknown outcome: %s", seed, h.acked, h.open, result)
 	require.NotEqual(t, porcupine.Illegal, result, "seed %d: what the clients saw is not linearizable", seed)
 	require.Positive(t, h.acked)
+}
+
+func TestCheckerNoticesAStaleRead(t *testing.T) {
+	w := func(v int, call, ret int64) porcupine.Operation {
+		return porcupine.Operation{Input: simInput{"k", true, v}, Call: call, Output: v, Return: ret}
+	}
+	r := func(v int, call, ret int64) porcupine.Operation {
+		return porcupine.Operation{ClientId: 1, Input: simInput{key: "k"}, Call: call, Output: v, Return: ret}
+	}
+	require.True(t, porcupine.CheckOperations(register, []porcupine.Operation{w(1, 0, 1), w(2, 2, 9), r(1, 3, 4), r(2, 5, 6)}))
+	require.False(t, porcupine.CheckOperations(register, []porcupine.Operation{w(1, 0, 1), w(2, 2, 3), r(1, 4, 5)}))
+	require.False(t, porcupine.CheckOperations(register, []porcupine.Operation{w(1, 0, 1), w(2, 2, math.MaxInt64), r(2, 3, 4), r(1, 5, 6)}))
 }
 
 func TestSimulatedClusterIsLinearizable(t *testing.T) {
