@@ -14,7 +14,7 @@ var layers = map[string]int{
 	"internal": 0, // leaf packages: they import nothing of the project but each other
 	"wal":      1,
 	"engine":   2, "snapshot": 2,
-	"replication": 3, "backupfmt": 3,
+	"replication": 3, "backupfmt": 3, "forensic": 3,
 	"mcp": 4, "tcps": 4, "ops": 4, "cdc": 4,
 	"mcp/tcpstools": 5, // joins the protocol and the ledger
 	"config":        5, // read by the commands only: no library depends on how a process is configured
