@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -342,7 +343,7 @@ func (c crash) goOn(img *simdisk.Disk, l *wal.Log, m *logModel) error {
 	if rec := l.Recovery(); rec.TornTail != nil || len(rec.Repairs) > 0 {
 		return fmt.Errorf("after a clean close the log found torn %v, repairs %v", rec.TornTail, rec.Repairs)
 	}
-	got, err := readLog(l, append(h.metaKeys, "after"))
+	got, err := readLog(l, append(slices.Clone(h.metaKeys), "after"))
 	if err != nil {
 		return fmt.Errorf("the log does not read the second time: %w", err)
 	}
