@@ -265,6 +265,19 @@ func Open(stored []byte, kind Kind, repo ID, id *ID, keys KeySource) (*Content, 
 	return c, c.readDirectory()
 }
 
+// Inspect reads what can be read of an object without the key: header, clear section, digest. It is as trustworthy as the store.
+func Inspect(stored []byte, kind Kind, repo ID, id *ID) (*Content, error) {
+	health, err := Check(stored)
+	if err != nil {
+		return nil, err
+	}
+	h := health.Header
+	if h.Kind != kind || h.Repo != repo || id != nil && h.ID != *id {
+		return nil, fmt.Errorf("%w: kind %c, id %s of repository %s in the place of kind %c of %s", ErrForged, h.Kind, h.ID, h.Repo, kind, repo)
+	}
+	return &Content{Header: h, Clear: stored[HeaderSize : HeaderSize+h.Clear], Digest: health.Digest}, nil
+}
+
 // readDirectory opens the directory, which authenticates the clear section and the number of frames.
 func (c *Content) readDirectory() error {
 	h := &c.Header

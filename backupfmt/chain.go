@@ -1,0 +1,229 @@
+package backupfmt
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/erlmcp/erlmcp/backupfmt/store"
+)
+
+// Chain is the repository's history as far as it still counts: all links since the newest prune, and the older ones that the prune
+// kept. It is verified: every link is authentic, in its place, and named by digest from the one after it.
+type Chain struct {
+	Links []*Link // ascending by Seq
+	Head  uint64  // seq of the newest link, 0 in a new repository
+}
+
+// Backup returns a backup by number: ErrNoBackup.
+func (c *Chain) Backup(seq uint64) (*Link, error) {
+	for _, l := range c.Links {
+		if l.Seq == seq && l.IsBackup() {
+			return l, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: %d", ErrNoBackup, seq)
+}
+
+// Backups returns the backups of a life, ascending by Seq; life "" means all.
+func (c *Chain) Backups(life string) (out []*Link) {
+	for _, l := range c.Links {
+		if l.IsBackup() && (life == "" || l.Life == life) {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// Run returns the links a backup consists of: the full one first.
+func (c *Chain) Run(l *Link) ([]*Link, error) {
+	run := []*Link{l}
+	for l.Kind == Incremental {
+		base, err := c.Backup(l.Base)
+		if err != nil || base.Index != l.Since || base.Life != l.Life {
+			return nil, &DamageError{Kind: "missing", Object: manifestName(l.Base), Seq: run[0].Seq, Reason: fmt.Sprintf("backup %d builds on it", l.Seq)}
+		}
+		l = base
+		run = append(run, l)
+	}
+	slices.Reverse(run)
+	return run, nil
+}
+
+// Chain reads and verifies the chain. A *DamageError tells what was removed, replayed, reordered, rolled back or edited.
+func (r *Repo) Chain(ctx context.Context) (*Chain, error) {
+	head, _, err := r.readHead(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &Chain{}
+	newest, err := r.newest(ctx, head)
+	if err != nil || newest == nil {
+		return c, err
+	}
+	c.Head = newest.Seq
+	c.Links = []*Link{newest}
+	at := newest
+	for at.Kind != Prune && at.Seq > 1 {
+		if at, err = r.parent(ctx, at); err != nil {
+			return nil, err
+		}
+		c.Links = append(c.Links, at)
+	}
+	if at.Kind == Prune {
+		for _, v := range at.Live {
+			l, err := r.expect(ctx, v.Seq, v.Digest, at.Seq)
+			if err != nil {
+				return nil, err
+			}
+			c.Links = append(c.Links, l)
+		}
+	}
+	slices.SortFunc(c.Links, func(a, b *Link) int {
+		switch {
+		case a.Seq < b.Seq:
+			return -1
+		case a.Seq > b.Seq:
+			return 1
+		}
+		return 0
+	})
+	return c, nil
+}
+
+// newest follows the chain from the head on: a writer may have died between a link and the head.
+func (r *Repo) newest(ctx context.Context, head headMark) (*Link, error) {
+	var last *Link
+	if head.Seq > 0 {
+		l, err := r.link(ctx, head.Seq)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil, &DamageError{Kind: "rolled-back", Object: manifestName(head.Seq), Seq: head.Seq, Reason: "the head names it as the newest link, but it is gone"}
+		}
+		if err != nil {
+			return nil, err
+		}
+		if hex.EncodeToString(l.Digest[:]) != head.Digest {
+			return nil, &DamageError{Kind: "replayed", Object: manifestName(head.Seq), Seq: head.Seq, Reason: "it is not the link that the head names"}
+		}
+		last = l
+	}
+	for {
+		l, err := r.link(ctx, head.Seq+1)
+		if errors.Is(err, store.ErrNotFound) {
+			return last, r.nothingBeyond(ctx, head.Seq)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := follows(l, last); err != nil {
+			return nil, err
+		}
+		last = l
+		head.Seq++
+	}
+}
+
+// nothingBeyond makes sure that a chain that seems to end, or to be empty, does not go on behind a gap.
+func (r *Repo) nothingBeyond(ctx context.Context, seq uint64) error {
+	return r.st.List(ctx, folderManifest, func(i store.Info) error {
+		if n, ok := parseNumber(i.Name); ok && n > seq {
+			name := manifestName(seq + 1)
+			return &DamageError{Kind: "missing", Object: name, Seq: seq + 1, Reason: fmt.Sprintf("link %d exists, but not the one after link %d", n, seq)}
+		}
+		return nil
+	})
+}
+
+func follows(l, prev *Link) error {
+	parent := ""
+	if prev != nil {
+		parent = hex.EncodeToString(prev.Digest[:])
+	}
+	if l.Parent != parent {
+		return &DamageError{Kind: "replayed", Object: manifestName(l.Seq), Seq: l.Seq, Reason: "it does not continue the link before it"}
+	}
+	return nil
+}
+
+func (r *Repo) parent(ctx context.Context, l *Link) (*Link, error) {
+	return r.expect(ctx, l.Seq-1, l.Parent, l.Seq)
+}
+
+// expect reads a link that another one names.
+func (r *Repo) expect(ctx context.Context, seq uint64, digest string, by uint64) (*Link, error) {
+	l, err := r.link(ctx, seq)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, &DamageError{Kind: "missing", Object: manifestName(seq), Seq: seq, Reason: fmt.Sprintf("link %d names it", by)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if hex.EncodeToString(l.Digest[:]) != digest {
+		return nil, &DamageError{Kind: "replayed", Object: manifestName(seq), Seq: seq, Reason: fmt.Sprintf("it is not the link that link %d names", by)}
+	}
+	return l, nil
+}
+
+// commit adds a link after the newest one. The object of that name can be created once, so of several writers one comes first and
+// the others look at what it did: check is called for every link that was added since the chain c was read, and may refuse.
+func (r *Repo) commit(ctx context.Context, c *Chain, inv Inventory, det Details, check func(newer *Link) error) (*Link, error) {
+	var last *Link
+	if n := len(c.Links); n > 0 {
+		last = c.Links[n-1]
+	}
+	for {
+		inv.Version, inv.Seq, inv.Parent = manifestVersion, 1, ""
+		if last != nil {
+			inv.Seq, inv.Parent = last.Seq+1, hex.EncodeToString(last.Digest[:])
+		}
+		inv.Time = r.o.Now().UTC()
+		b, digest, err := r.sealManifest(&inv, &det)
+		if err != nil {
+			return nil, err
+		}
+		err = r.st.Create(ctx, manifestName(inv.Seq), b)
+		if err == nil {
+			l := &Link{Inventory: inv, Details: det, Digest: digest, Size: int64(len(b))}
+			return l, r.confirm(ctx, l)
+		}
+		if !errors.Is(err, store.ErrExists) {
+			return nil, err
+		}
+		newer, err := r.link(ctx, inv.Seq)
+		if err != nil {
+			return nil, err
+		}
+		if err := follows(newer, last); err != nil {
+			return nil, err
+		}
+		if err := check(newer); err != nil {
+			return nil, err
+		}
+		last = newer
+	}
+}
+
+// confirm moves the head to a new link. If the head is beyond it already, the link must be part of the chain: prunes remove old links,
+// and a writer that slept through two of them finds the name of a removed one free.
+func (r *Repo) confirm(ctx context.Context, l *Link) error {
+	m, _, err := r.readHead(ctx)
+	if err != nil {
+		return err
+	}
+	if m.Seq < l.Seq {
+		return r.moveHead(ctx, l)
+	}
+	c, err := r.Chain(ctx)
+	if err != nil {
+		return err
+	}
+	for _, have := range c.Links {
+		if have.Seq == l.Seq && have.Digest == l.Digest {
+			return nil
+		}
+	}
+	err = fmt.Errorf("%w: the chain went on to link %d meanwhile, %d is taken back", ErrFenced, c.Head, l.Seq)
+	return errors.Join(err, r.st.Delete(ctx, manifestName(l.Seq)))
+}

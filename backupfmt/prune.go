@@ -1,0 +1,278 @@
+package backupfmt
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/erlmcp/erlmcp/backupfmt/store"
+)
+
+// Policy says which backups are kept. Ages are counted back from the newest backup, not from the clock of whoever prunes: a clock that
+// runs ahead removes nothing. What a kept backup builds on is kept too, and so is the newest backup of every history.
+type Policy struct {
+	Last   int           // the newest so many
+	Hourly time.Duration // the newest of every hour, this far back
+	Daily  time.Duration // the newest of every day (UTC), this far back
+}
+
+// DefaultPolicy keeps hourly backups for 7 days and daily ones for 30.
+var DefaultPolicy = Policy{Last: 1, Hourly: 7 * 24 * time.Hour, Daily: 30 * 24 * time.Hour}
+
+// PruneOptions of one prune.
+type PruneOptions struct {
+	Policy Policy
+	// AbortAll gives up every session at once. Otherwise a session is given up when it stored nothing between two prunes.
+	AbortAll bool
+	DryRun   bool
+}
+
+// PruneReport says what a prune kept and removed, or would.
+type PruneReport struct {
+	Kept, Removed []*Link
+	Aborted       []string // sessions given up
+	Open          []string // sessions left alone
+	Objects       int      // deleted
+	Bytes         int64
+	Seq           uint64 // the prune's own link; 0 if there was nothing to do, or for a dry run
+}
+
+// Keep is the pure part of retention: which backups of a chain stay, with everything they build on.
+func (p Policy) Keep(c *Chain) (map[uint64]bool, error) {
+	all := c.Backups("")
+	keep := map[uint64]bool{}
+	seen := map[string]bool{}
+	var newest time.Time
+	for i, l := range slices.Backward(all) {
+		if newest.IsZero() {
+			newest = l.Time
+		}
+		age := newest.Sub(l.Time)
+		want := len(all)-i <= p.Last
+		for _, b := range []struct {
+			name string
+			far  time.Duration
+			unit time.Duration
+		}{{"life " + l.Life, 1 << 62, 0}, {"hour", p.Hourly, time.Hour}, {"day", p.Daily, 24 * time.Hour}} {
+			if age > b.far || b.far == 0 {
+				continue
+			}
+			bucket := b.name
+			if b.unit != 0 {
+				bucket = fmt.Sprint(b.name, l.Life, l.Time.UTC().Truncate(b.unit).Unix())
+			}
+			want = want || !seen[bucket]
+			seen[bucket] = true
+		}
+		if !want {
+			continue
+		}
+		run, err := c.Run(l)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range run {
+			keep[r.Seq] = true
+		}
+	}
+	return keep, nil
+}
+
+var errStale = errors.New("backup: the chain moved on")
+
+// Prune removes what the policy does not keep, and what abandoned backups left. It first commits a link that names what still
+// counts, then deletes. Killed at any point it leaves everything that counts, and the next prune goes on; two at once do not harm each
+// other. It reads no data.
+func (r *Repo) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error) {
+	for {
+		rep, err := r.prune(ctx, o)
+		if !errors.Is(err, errStale) {
+			return rep, err
+		}
+	}
+}
+
+func (r *Repo) prune(ctx context.Context, o PruneOptions) (*PruneReport, error) {
+	// The order matters: an object that is listed belongs to a session that is listed after it, or that has committed by then; and what
+	// was committed after the chain was read makes the commit of this prune fail.
+	c, err := r.Chain(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := r.survey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	keep, err := o.Policy.Keep(c)
+	if err != nil {
+		return nil, err
+	}
+	rep := &PruneReport{}
+	for _, l := range c.Backups("") {
+		if keep[l.Seq] {
+			rep.Kept = append(rep.Kept, l)
+		} else {
+			rep.Removed = append(rep.Removed, l)
+		}
+	}
+	watched := s.judge(c, o.AbortAll, rep)
+	dead := s.dead(c, rep)
+	for _, i := range dead {
+		rep.Bytes += i.Size
+	}
+	rep.Objects = len(dead)
+	if o.DryRun || len(dead) == 0 && len(watched) == 0 {
+		return rep, nil
+	}
+	if err := r.commitPrune(ctx, c, rep, watched); err != nil {
+		return nil, err
+	}
+	for _, i := range dead {
+		if err := r.st.Delete(ctx, i.Name); err != nil {
+			return nil, err
+		}
+	}
+	if d, ok := r.st.(interface{ SweepTemp(time.Time) error }); ok {
+		return rep, d.SweepTemp(r.o.Now().Add(-24 * time.Hour))
+	}
+	return rep, nil
+}
+
+func (r *Repo) commitPrune(ctx context.Context, c *Chain, rep *PruneReport, watched map[string]int) error {
+	inv := Inventory{Kind: Prune, Aborted: rep.Aborted, Watched: watched}
+	for _, l := range rep.Kept {
+		inv.Live = append(inv.Live, Live{Seq: l.Seq, Digest: hex.EncodeToString(l.Digest[:])})
+	}
+	l, err := r.commit(ctx, c, inv, Details{}, func(*Link) error { return errStale })
+	if errors.Is(err, ErrFenced) {
+		return errStale
+	}
+	if err != nil {
+		return err
+	}
+	rep.Seq = l.Seq
+	return nil
+}
+
+// surveyed is what a prune found in the store.
+type surveyed struct {
+	objects  []store.Info // packs, lists, manifests, archive pieces
+	sessions map[string]int
+}
+
+func (r *Repo) survey(ctx context.Context) (*surveyed, error) {
+	s := &surveyed{sessions: map[string]int{}}
+	counts := map[string]int{}
+	for _, f := range []string{folderPacks, folderLists, folderManifest, folderArchive} {
+		err := r.st.List(ctx, f, func(i store.Info) error {
+			s.objects = append(s.objects, i)
+			if f == folderPacks || f == folderLists {
+				counts[sessionOf(i.Name)]++
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	err := r.st.List(ctx, folderSessions, func(i store.Info) error {
+		name := strings.TrimPrefix(i.Name, folderSessions)
+		s.sessions[name] = counts[name]
+		return nil
+	})
+	return s, err
+}
+
+// sessionOf is the session in the name of a pack or list.
+func sessionOf(name string) string {
+	parts := strings.Split(name, "/")
+	return parts[len(parts)-2]
+}
+
+// judge decides which sessions are given up: those that stored nothing since the last prune looked.
+func (s *surveyed) judge(c *Chain, all bool, rep *PruneReport) map[string]int {
+	before := map[string]int{}
+	committed := map[string]bool{}
+	for _, l := range c.Links {
+		if l.Kind == Prune {
+			before = l.Watched
+		}
+		committed[l.Session] = true
+	}
+	watched := map[string]int{}
+	for name, n := range s.sessions {
+		was, known := before[name]
+		if all || committed[name] || known && was == n {
+			rep.Aborted = append(rep.Aborted, name)
+			continue
+		}
+		watched[name] = n
+		rep.Open = append(rep.Open, name)
+	}
+	slices.Sort(rep.Aborted)
+	slices.Sort(rep.Open)
+	return watched
+}
+
+// dead are the objects that nothing kept needs. Session objects come last: while one is there, the next prune looks at its
+// session again.
+func (s *surveyed) dead(c *Chain, rep *PruneReport) []store.Info {
+	need := map[string]bool{}
+	oldest := map[string]uint64{} // life -> index of the oldest kept backup
+	for _, l := range rep.Kept {
+		need[manifestName(l.Seq)] = true
+		for _, refs := range [][]Ref{l.Packs, l.Lists} {
+			for _, ref := range refs {
+				need[ref.Name] = true
+			}
+		}
+		if o, ok := oldest[l.Life]; !ok || l.Index < o {
+			oldest[l.Life] = l.Index
+		}
+	}
+	gone := map[string]bool{}
+	for _, l := range rep.Removed {
+		_, kept := oldest[l.Life]
+		gone[l.Life] = !kept
+	}
+	var out []store.Info
+	for n, i := range s.objects {
+		switch {
+		case strings.HasPrefix(i.Name, folderManifest):
+			if seq, ok := parseNumber(i.Name); !ok || seq > c.Head || need[i.Name] {
+				continue
+			}
+		case strings.HasPrefix(i.Name, folderArchive):
+			if !s.deadPiece(n, oldest, gone) {
+				continue
+			}
+		case need[i.Name] || slices.Contains(rep.Open, sessionOf(i.Name)):
+			continue
+		}
+		out = append(out, i)
+	}
+	for _, a := range rep.Aborted {
+		out = append(out, store.Info{Name: folderSessions + a})
+	}
+	return out
+}
+
+// deadPiece: a piece is needed if it holds an entry behind the oldest kept backup of its life. The next piece of the same life says
+// where it ends. The archive of a life that has no backup yet is left alone.
+func (s *surveyed) deadPiece(n int, oldest map[string]uint64, gone map[string]bool) bool {
+	name := s.objects[n].Name
+	life := sessionOf(name)
+	if gone[life] {
+		return true
+	}
+	index, ok := oldest[life]
+	if !ok || n+1 >= len(s.objects) || sessionOf(s.objects[n+1].Name) != life {
+		return false
+	}
+	next, ok := parseNumber(s.objects[n+1].Name)
+	return ok && next <= index+1
+}

@@ -1,0 +1,507 @@
+package backupfmt
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/erlmcp/erlmcp/backupfmt/keys"
+	"github.com/erlmcp/erlmcp/backupfmt/object"
+	"github.com/erlmcp/erlmcp/backupfmt/store"
+)
+
+// Options open a repository. The zero value opens none that is encrypted and refuses one that is not: say which it is.
+type Options struct {
+	Secret   []byte           // passphrase or content of a key file
+	Plain    bool             // the repository is not encrypted, and that is intended
+	Now      func() time.Time // default time.Now
+	Rand     io.Reader        // default crypto/rand.Reader; must be safe for concurrent use
+	Workers  int              // frames compressed or read at once; default 4
+	PackSize int              // stored bytes after which a pack is closed; default 16 MiB, 64 KiB..64 MiB
+}
+
+func (o Options) withDefaults() Options {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	if o.Workers <= 0 {
+		o.Workers = 4
+	}
+	if o.PackSize == 0 {
+		o.PackSize = 16 << 20
+	}
+	o.PackSize = min(max(o.PackSize, 64<<10), 64<<20)
+	return o
+}
+
+// InitOptions say how a repository is made.
+type InitOptions struct {
+	Options
+	KDF   keys.KDF // zero: keys.Default
+	Label string   // of the first key slot
+}
+
+// config is the object of that name.
+type config struct {
+	Format     string    `json:"format"`
+	Version    int       `json:"version"`
+	Repo       string    `json:"repo"`
+	Created    time.Time `json:"created"`
+	Encryption string    `json:"encryption"`
+	Checksum   string    `json:"checksum"`
+}
+
+const (
+	configFormat  = "erlmcp-backup"
+	configVersion = 1
+	encryptNone   = "none"
+	encryptGCM    = "aes-256-gcm"
+)
+
+// Repo is an open repository. Methods are safe for concurrent use.
+type Repo struct {
+	st       store.Store
+	o        Options
+	id       object.ID
+	created  time.Time
+	ctx      keys.Context
+	master   *keys.Master // nil: not encrypted
+	chunkKey []byte
+	keyless  bool // for scrubs: clear sections are read and not authenticated, nothing is opened
+
+	mu     sync.Mutex
+	epochs map[uint32]*[32]byte
+	epoch  uint32 // newest
+}
+
+// ID is the identity of the repository.
+func (r *Repo) ID() object.ID { return r.id }
+
+// Store is where the repository is.
+func (r *Repo) Store() store.Store { return r.st }
+
+// Encrypted reports whether objects are sealed.
+func (r *Repo) Encrypted() bool { return r.master != nil }
+
+func (c config) encode() ([]byte, error) {
+	c.Checksum = ""
+	b, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("backup: encode config: %w", err)
+	}
+	sum := blake3.Sum256(b)
+	c.Checksum = hex.EncodeToString(sum[:])
+	if b, err = json.MarshalIndent(c, "", "  "); err != nil {
+		return nil, fmt.Errorf("backup: encode config: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
+func parseConfig(b []byte) (config, error) {
+	var c config
+	if err := json.Unmarshal(b, &c); err != nil || c.Format != configFormat {
+		return c, fmt.Errorf("%w: config is not one", ErrDamaged)
+	}
+	if c.Version > configVersion {
+		return c, fmt.Errorf("%w: version %d", ErrVersion, c.Version)
+	}
+	again, err := c.encode()
+	if err != nil || !bytes.Equal(again, b) {
+		return c, fmt.Errorf("%w: checksum of config", ErrDamaged)
+	}
+	if c.Encryption != encryptNone && c.Encryption != encryptGCM {
+		return c, fmt.Errorf("%w: encryption %q", ErrVersion, c.Encryption)
+	}
+	_, err = parseID(c.Repo)
+	return c, err
+}
+
+// Init makes a repository: ErrIsRepo if there is one. Without a secret Options.Plain must be set.
+func Init(ctx context.Context, st store.Store, o InitOptions) (*Repo, error) {
+	o.Options = o.withDefaults()
+	if (len(o.Secret) == 0) != o.Plain {
+		return nil, fmt.Errorf("%w: either a secret or Plain must be given", ErrInvalid)
+	}
+	if o.KDF == (keys.KDF{}) {
+		o.KDF = keys.Default
+	}
+	if err := makeRoom(ctx, st); err != nil {
+		return nil, err
+	}
+	r := &Repo{st: st, o: o.Options, created: o.Now().UTC().Truncate(time.Second), epochs: map[uint32]*[32]byte{}}
+	if _, err := io.ReadFull(o.Rand, r.id[:]); err != nil {
+		return nil, fmt.Errorf("backup: random id: %w", err)
+	}
+	c := config{Format: configFormat, Version: configVersion, Repo: r.id.String(), Created: r.created, Encryption: encryptGCM}
+	if o.Plain {
+		c.Encryption = encryptNone
+	}
+	b, err := c.encode()
+	if err != nil {
+		return nil, err
+	}
+	r.ctx = keys.Context{Repo: r.id, Config: blake3.Sum256(b)}
+	if !o.Plain {
+		if err := r.firstKeys(ctx, o); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.nameChunks(); err != nil {
+		return nil, err
+	}
+	// The configuration comes last: with it the repository exists.
+	return r, createTwice(ctx, st, nameConfig, b)
+}
+
+// makeRoom refuses a target that holds anything but keys of an interrupted Init.
+func makeRoom(ctx context.Context, st store.Store) error {
+	var left []string
+	err := st.List(ctx, "", func(i store.Info) error {
+		switch {
+		case i.Name == nameConfig || i.Name == nameConfig+secondCopy:
+			return fmt.Errorf("%w: %s", ErrIsRepo, st)
+		case strings.HasPrefix(i.Name, folderKeys), strings.HasPrefix(i.Name, folderEpochs):
+			left = append(left, i.Name)
+			return nil
+		}
+		return fmt.Errorf("%w: %s is not empty, it holds %s", ErrInvalid, st, i.Name)
+	})
+	if err != nil {
+		return err
+	}
+	for _, n := range left {
+		if err := st.Delete(ctx, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Repo) firstKeys(ctx context.Context, o InitOptions) error {
+	var err error
+	if r.master, err = keys.NewMaster(r.ctx, r.o.Rand); err != nil {
+		return err
+	}
+	if _, err := r.AddSlot(ctx, o.Secret, o.KDF, o.Label); err != nil {
+		return err
+	}
+	return r.Rotate(ctx)
+}
+
+// createTwice writes an object that has no parity of its own, and its copy.
+func createTwice(ctx context.Context, st store.Store, name string, b []byte) error {
+	if err := st.Create(ctx, name+secondCopy, b); err != nil {
+		return err
+	}
+	return st.Create(ctx, name, b)
+}
+
+// getEither reads an object that has two copies; parse decides whether one is sound.
+func getEither(ctx context.Context, st store.Store, name string, parse func([]byte) error) error {
+	var errs []error
+	for _, n := range []string{name, name + secondCopy} {
+		b, _, err := st.Get(ctx, n)
+		if err == nil {
+			if err = parse(b); err == nil || errors.Is(err, ErrVersion) || errors.Is(err, keys.ErrVersion) {
+				return err
+			}
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Open opens a repository: ErrNotRepo, ErrKeyRequired, ErrNotEncrypted, ErrWrongKey, ErrVersion.
+func Open(ctx context.Context, st store.Store, o Options) (*Repo, error) {
+	r := &Repo{st: st, o: o.withDefaults(), epochs: map[uint32]*[32]byte{}}
+	var c config
+	err := getEither(ctx, st, nameConfig, func(b []byte) (err error) {
+		c, err = parseConfig(b)
+		r.ctx.Config = blake3.Sum256(b)
+		return err
+	})
+	switch {
+	case errors.Is(err, ErrVersion):
+		return nil, err
+	case errors.Is(err, store.ErrNotFound) && !errors.Is(err, ErrDamaged):
+		return nil, fmt.Errorf("%w: %s has no config", ErrNotRepo, st)
+	case err != nil:
+		return nil, fmt.Errorf("backup: open %s: %w", st, err)
+	}
+	if r.id, err = parseID(c.Repo); err != nil {
+		return nil, err
+	}
+	r.ctx.Repo, r.created = r.id, c.Created
+	switch sealed := c.Encryption == encryptGCM; {
+	case sealed && len(o.Secret) == 0:
+		return nil, ErrKeyRequired
+	case !sealed && (len(o.Secret) != 0 || !o.Plain):
+		return nil, fmt.Errorf("%w: %s; if that is intended, say so", ErrNotEncrypted, st)
+	case sealed:
+		if err := r.unlock(ctx, o.Secret); err != nil {
+			return nil, err
+		}
+	}
+	return r, r.nameChunks()
+}
+
+// unlock opens a slot and all epochs.
+func (r *Repo) unlock(ctx context.Context, secret []byte) error {
+	slots, err := r.Slots(ctx)
+	if err != nil {
+		return err
+	}
+	r.master, err = keys.Unlock(r.ctx, slots, secret)
+	if errors.Is(err, keys.ErrWrongKey) {
+		return ErrWrongKey
+	}
+	if err != nil {
+		return err
+	}
+	return r.loadEpochs(ctx)
+}
+
+// Slots returns the key slots.
+func (r *Repo) Slots(ctx context.Context) (out []*keys.Slot, err error) {
+	err = eachCopied(ctx, r.st, folderKeys, func(b []byte) error {
+		s, err := keys.ParseSlot(b)
+		if err == nil {
+			out = append(out, s)
+		}
+		return err
+	})
+	return out, err
+}
+
+func (r *Repo) loadEpochs(ctx context.Context) error {
+	return eachCopied(ctx, r.st, folderEpochs, func(b []byte) error {
+		e, err := keys.ParseEpoch(b)
+		if err != nil {
+			return err
+		}
+		key, err := r.master.OpenEpoch(e)
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.epochs[e.Epoch] = key
+		r.epoch = max(r.epoch, e.Epoch)
+		return nil
+	})
+}
+
+// eachCopied calls fn with the sound copy of every object of a folder; one damaged copy is no problem.
+func eachCopied(ctx context.Context, st store.Store, folder string, fn func([]byte) error) error {
+	names := map[string]bool{}
+	var order []string
+	err := st.List(ctx, folder, func(i store.Info) error {
+		n := strings.TrimSuffix(i.Name, secondCopy)
+		if !names[n] {
+			names[n] = true
+			order = append(order, n)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, n := range order {
+		if err := getEither(ctx, st, n, fn); err != nil {
+			return fmt.Errorf("backup: read %s: %w", n, err)
+		}
+	}
+	return nil
+}
+
+func (r *Repo) nameChunks() error {
+	if r.master == nil {
+		r.chunkKey = make([]byte, 32)
+		blake3.DeriveKey("erlmcp backup plain chunk names v1", r.id[:], r.chunkKey)
+		return nil
+	}
+	var err error
+	r.chunkKey, err = r.master.ChunkKey()
+	return err
+}
+
+// AddSlot lets another passphrase or key file open the repository.
+func (r *Repo) AddSlot(ctx context.Context, secret []byte, kdf keys.KDF, label string) (*keys.Slot, error) {
+	if r.master == nil {
+		return nil, ErrNotEncrypted
+	}
+	s, err := r.master.NewSlot(secret, kdf, label, r.o.Now(), r.o.Rand)
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.Encode()
+	if err != nil {
+		return nil, err
+	}
+	return s, createTwice(ctx, r.st, folderKeys+s.ID, b)
+}
+
+// RemoveSlot takes a slot away, but never the last one. Whoever copied the slot and knows its secret can still read
+// what is stored until then: Rotate protects what comes after only if the master key did not leak with it.
+func (r *Repo) RemoveSlot(ctx context.Context, id string) error {
+	slots, err := r.Slots(ctx)
+	if err != nil {
+		return err
+	}
+	found := false
+	for _, s := range slots {
+		found = found || s.ID == id
+	}
+	if !found || len(slots) < 2 {
+		return fmt.Errorf("%w: slot %q of %d; the last one cannot be removed", ErrInvalid, id, len(slots))
+	}
+	if err := r.st.Delete(ctx, folderKeys+id); err != nil {
+		return err
+	}
+	return r.st.Delete(ctx, folderKeys+id+secondCopy)
+}
+
+// Rotate begins a new key epoch: everything written from now on is sealed with a new key.
+func (r *Repo) Rotate(ctx context.Context) error {
+	if r.master == nil {
+		return ErrNotEncrypted
+	}
+	for {
+		r.mu.Lock()
+		next := r.epoch + 1
+		r.mu.Unlock()
+		e, key, err := r.master.NewEpoch(next, r.o.Now(), r.o.Rand)
+		if err != nil {
+			return err
+		}
+		b, err := e.Encode()
+		if err != nil {
+			return err
+		}
+		err = createTwice(ctx, r.st, fmt.Sprintf("%s%08d", folderEpochs, next), b)
+		if errors.Is(err, store.ErrExists) { // somebody else rotated
+			if err := r.loadEpochs(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		r.epochs[next] = key
+		r.epoch = max(r.epoch, next)
+		r.mu.Unlock()
+		return nil
+	}
+}
+
+// Epoch is the newest key epoch, 0 if not encrypted.
+func (r *Repo) Epoch() uint32 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.epoch
+}
+
+// sealing returns the key for new objects.
+func (r *Repo) sealing() (uint32, *[32]byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.epoch, r.epochs[r.epoch]
+}
+
+// opening returns the key source for reading, nil without encryption. An epoch that is not known yet was begun by
+// another process after this one opened the repository.
+func (r *Repo) opening(ctx context.Context) object.KeySource {
+	if r.master == nil {
+		return nil
+	}
+	return func(epoch uint32) (*[32]byte, error) {
+		for try := range 2 {
+			r.mu.Lock()
+			key := r.epochs[epoch]
+			r.mu.Unlock()
+			if key != nil {
+				return key, nil
+			}
+			if try == 0 {
+				if err := r.loadEpochs(ctx); err != nil {
+					return nil, err
+				}
+			}
+		}
+		return nil, fmt.Errorf("%w: epoch %d", object.ErrNoKey, epoch)
+	}
+}
+
+// newObject begins an object with a fresh id.
+func (r *Repo) newObject(kind object.Kind, clear []byte) (*object.Writer, error) {
+	var id object.ID
+	if _, err := io.ReadFull(r.o.Rand, id[:]); err != nil {
+		return nil, fmt.Errorf("backup: random id: %w", err)
+	}
+	epoch, key := r.sealing()
+	return object.NewWriter(kind, r.id, id, epoch, key, clear)
+}
+
+// sealOne makes an object of a clear section and frames.
+func (r *Repo) sealOne(kind object.Kind, clear []byte, frames ...[]byte) (b []byte, id object.ID, d object.Digest, err error) {
+	w, err := r.newObject(kind, clear)
+	if err != nil {
+		return nil, id, d, err
+	}
+	for _, f := range frames {
+		p, err := object.Compress(f)
+		if err != nil {
+			return nil, id, d, err
+		}
+		if _, err := w.Add(p); err != nil {
+			return nil, id, d, err
+		}
+	}
+	b, d, err = w.Finish(nil)
+	return b, w.ID(), d, err
+}
+
+// open reads a whole object. Damage within the parity is healed in memory: a restore must not fail for what can be repaired.
+func (r *Repo) open(ctx context.Context, name string, kind object.Kind, id *object.ID) (*object.Content, error) {
+	b, _, err := r.st.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return r.openBytes(ctx, name, b, kind, id)
+}
+
+func (r *Repo) openBytes(ctx context.Context, name string, b []byte, kind object.Kind, id *object.ID) (*object.Content, error) {
+	open := func(b []byte) (*object.Content, error) {
+		if r.keyless {
+			return object.Inspect(b, kind, r.id, id)
+		}
+		return object.Open(b, kind, r.id, id, r.opening(ctx))
+	}
+	c, err := open(b)
+	if errors.Is(err, object.ErrDamaged) || errors.Is(err, object.ErrNotObject) {
+		h, herr := object.Heal(b)
+		if herr != nil || h.Healed == nil {
+			return nil, &DamageError{Kind: "damaged", Object: name, Reason: "it is damaged beyond its parity", Cause: errors.Join(err, herr)}
+		}
+		c, err = open(h.Healed)
+	}
+	if errors.Is(err, object.ErrForged) {
+		return nil, &DamageError{Kind: "forged", Object: name, Reason: "it was not written by this repository's owner, or as another object", Cause: err}
+	}
+	return c, err
+}
