@@ -110,6 +110,17 @@ func (s *Store) failIfBroken() error {
 	return nil
 }
 
+// abandon lets go of what an unfinished group holds of Pebble, which otherwise does not close.
+func (a *applier) abandon() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_ = a.closeIter() // its error is known already, it ended the group
+	if a.batch != nil {
+		_ = a.batch.Close()
+		a.batch = nil
+	}
+}
+
 // applyEntry decides one entry and adds its effects to the open group.
 func (s *Store) applyEntry(e *wal.Entry) (ApplyOutcome, error) {
 	a := &s.ap

@@ -140,6 +140,61 @@ func TestDirectoryThatCannotBeSyncedFailsTheStore(t *testing.T) {
 	require.Equal(t, "1", get(t, open(t, small(mem.CrashClone(vfs.CrashCloneCfg{}))), "t", "a"))
 }
 
+func TestFlushOnAFullDiskGivesUpAndIsMadeUpForLater(t *testing.T) {
+	var on atomic.Bool
+	inj := errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if on.Load() && op.Kind == errorfs.OpCreate && strings.HasSuffix(op.Path, ".sst") {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	mem := vfs.NewMem()
+	s := open(t, small(errorfs.Wrap(mem, inj)))
+	put(t, s, "t", "a", "1")
+	on.Store(true)
+	_, err := s.Checkpoint()
+	require.ErrorIs(t, err, ErrNoSpace)
+	require.Equal(t, "1", get(t, s, "t", "a"))
+	put(t, s, "t", "b", "2")
+	on.Store(false)
+	require.Eventually(t, func() bool { _, err := s.Checkpoint(); return err == nil }, 30*time.Second, time.Millisecond)
+	put(t, s, "t", "c", "3")
+	on.Store(true)
+	require.NoError(t, s.Close(), "closing does not need the flush")
+	s = open(t, small(mem))
+	require.Equal(t, []string{"a", "b", "c"}, scanKeys(t, s, "t", Range{}))
+}
+
+// TestDamagedTableMetInApplyStopsTheStoreInOrder damages the only table under the apply loop and under replay.
+func TestDamagedTableMetInApplyStopsTheStoreInOrder(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	s := open(t, small(fs))
+	for i := range 200 {
+		put(t, s, "t", fmt.Sprintf("k%03d", i), strings.Repeat(fmt.Sprint(i), 100))
+	}
+	require.NoError(t, s.Close())
+	s = open(t, small(fs)) // with an empty cache
+	put(t, s, "other", "x", "replayed later")
+	names, err := fs.List("data/store")
+	require.NoError(t, err)
+	for _, n := range names {
+		if strings.HasSuffix(n, ".sst") {
+			f, err := fs.OpenReadWrite("data/store/"+n, vfs.WriteCategoryUnspecified)
+			require.NoError(t, err)
+			_, err = f.WriteAt(make([]byte, 4000), 0)
+			require.NoError(t, err)
+			require.NoError(t, f.Sync())
+			require.NoError(t, f.Close())
+		}
+	}
+	_, err = s.Update(bg, func(tx *Tx) error { return tx.Put("t", []byte("k000"), nil) }) // must look at the old row
+	require.ErrorIs(t, err, ErrFailed)
+	require.ErrorIs(t, s.Err(), ErrCorrupt)
+	require.NoError(t, s.Close())
+	_, err = Open("data", small(fs)) // replay meets the same
+	require.ErrorIs(t, err, ErrCorrupt)
+}
+
 func TestForeignLockedNewerAndTamperedDirectoriesAreRefused(t *testing.T) {
 	t.Run("foreign", func(t *testing.T) {
 		fs := vfs.NewMem()

@@ -1,10 +1,12 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -25,6 +27,8 @@ type flusher struct {
 	dirtySince time.Time // of the oldest unflushed change, zero if none
 	pins       map[string]uint64
 	running    bool
+	trouble    chan struct{} // closed and replaced when Pebble's background work fails
+	troubleErr error
 }
 
 // mark says: the log up to and including index is the first bytes bytes.
@@ -39,6 +43,29 @@ func (f *flusher) init() {
 	f.cond.L = &f.mu
 	f.kick, f.flushed = make(chan struct{}, 1), make(chan struct{}, 1)
 	f.pins = map[string]uint64{}
+	f.trouble = make(chan struct{})
+}
+
+// stumbled is called by Pebble when a flush or compaction failed; it will be tried again. Pebble holds its locks.
+func (f *flusher) stumbled(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.troubleErr = err
+	close(f.trouble)
+	f.trouble = make(chan struct{})
+}
+
+func (f *flusher) troubleChan() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.trouble
+}
+
+// whatTrouble is why the last background work failed.
+func (f *flusher) whatTrouble() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.troubleErr
 }
 
 // poke sends without waiting.
@@ -140,6 +167,7 @@ func (s *Store) flushNow() error {
 	if s.broken() {
 		return s.failure()
 	}
+	trouble := s.flush.troubleChan()
 	done, err := s.db.AsyncFlush()
 	if err != nil {
 		return s.storeErr("flush", nil, err)
@@ -148,6 +176,13 @@ func (s *Store) flushNow() error {
 	case <-done:
 	case <-s.failed: // Pebble may never finish
 		return s.failure()
+	case <-trouble: // Pebble goes on trying, the caller need not wait for that
+		err := s.flush.whatTrouble()
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			s.space.exhausted()
+			return fmt.Errorf("%w: flush: %w", ErrNoSpace, err)
+		}
+		return fmt.Errorf("engine: flush: %w", err)
 	}
 	s.stats.flushes.Add(1)
 	return s.settle()
@@ -294,7 +329,8 @@ func (s *Store) dropMarkers(first uint64) error {
 	return nil
 }
 
-// Checkpoint flushes everything applied so far into Pebble and returns the durable applied index.
+// Checkpoint flushes everything applied so far into Pebble and returns the durable applied index. It gives up at the
+// first failure of the flush (ErrNoSpace on a full disk); the flush itself is tried again in the background.
 func (s *Store) Checkpoint() (index uint64, err error) {
 	if err := s.begin(); err != nil {
 		return 0, err

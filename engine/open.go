@@ -365,8 +365,8 @@ func (s *Store) shutDown() error {
 	close(s.stop)
 	s.wg.Wait()
 	if !s.broken() && !s.space.low() {
-		if ferr := s.flushNow(); err == nil {
-			err = ferr
+		if ferr := s.flushNow(); ferr != nil { // nothing is lost: the next open replays the log
+			s.o.Logger.Warn("engine: flush at close", "error", ferr)
 		}
 	}
 	return errors.Join(err, s.release())
@@ -381,6 +381,7 @@ func (s *Store) release() error {
 		}
 	}
 	if s.db != nil && !s.pebbleLog.fatal.Load() {
+		s.ap.abandon()
 		if err := s.db.Close(); err != nil && !s.broken() {
 			errs = append(errs, fmt.Errorf("engine: close the row store: %w", err))
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -22,6 +23,7 @@ const pebbleFormat = pebble.FormatColumnarBlocks
 type pebbleLogger struct {
 	log   *slog.Logger
 	fatal atomic.Bool
+	slow  atomic.Bool // background work has failed, do not try again at once
 	fail  func(doing string, cause error) error
 }
 
@@ -55,6 +57,16 @@ type pebbleFS struct {
 }
 
 func (f pebbleFS) Unwrap() vfs.FS { return f.FS }
+
+// retryPause keeps Pebble, which repeats a failed flush for ever and at once, from burning a core on a full disk.
+const retryPause = 100 * time.Millisecond
+
+func (f pebbleFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if f.log.slow.Swap(false) {
+		time.Sleep(retryPause)
+	}
+	return f.FS.Create(name, c)
+}
 
 func (f pebbleFS) OpenDir(name string) (vfs.File, error) {
 	d, err := f.FS.OpenDir(name)
@@ -95,6 +107,8 @@ func (s *Store) pebbleOptions() *pebble.Options {
 			FlushEnd: func(pebble.FlushInfo) { poke(s.flush.flushed) },
 			BackgroundError: func(err error) {
 				s.o.Logger.Warn("engine: row store, background work", "error", err)
+				s.pebbleLog.slow.Store(true)
+				s.flush.stumbled(err)
 			},
 			// The read that met the damage returns it; a reader must not stop the process.
 			DataCorruption: func(i pebble.DataCorruptionInfo) {
