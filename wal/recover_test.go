@@ -432,6 +432,20 @@ func TestRecoveryDecisionTable(t *testing.T) {
 			require.NoError(t, m.r.fs.Remove("db/wal/LOG"))
 			m.repaired(KindBadIdentity, n)
 		}},
+		{18, "any damaged byte of the identity is rebuilt", func(t *testing.T) {
+			for off := int64(0); off < identitySize; off += 3 {
+				m := newRig(t).open().fill(20).image()
+				f, err := m.r.fs.OpenReadWrite("db/wal/LOG", vfs.WriteCategoryUnspecified)
+				require.NoError(t, err)
+				b := make([]byte, 1)
+				_, err = f.ReadAt(b, off)
+				require.NoError(t, err)
+				_, err = f.WriteAt([]byte{b[0] ^ 8}, off)
+				require.NoError(t, err)
+				require.NoError(t, f.Close())
+				m.repaired(KindBadIdentity, 20)
+			}
+		}},
 		{19, "an identity without segments is refused", func(t *testing.T) {
 			m := newRig(t).open().fill(5).image()
 			require.NoError(t, m.r.fs.Remove(m.path(1)))
