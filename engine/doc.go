@@ -49,5 +49,5 @@
 // writer of Pebble rows, indexes and the applied index. The flusher owns flushing and log truncation. The
 // sweeper proposes removals of expired rows through Update like any other client. Everybody else only reads.
 //
-// The exact bytes on disk are in format.go and docs/format-engine.md.
+// The exact bytes on disk are in format.go and docs/format.md.
 package engine

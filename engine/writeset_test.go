@@ -60,7 +60,7 @@ func TestWriteSetComesBackAsItWas(t *testing.T) {
 	}
 }
 
-// The example stands in docs/format-engine.md.
+// The example stands in docs/format.md.
 func TestWriteSetExampleOfTheDocumentation(t *testing.T) {
 	w := WriteSet{
 		Time: 1000, Snapshot: 3, Actor: "ann", Label: "rename",
@@ -70,7 +70,7 @@ func TestWriteSetExampleOfTheDocumentation(t *testing.T) {
 	want := "01 e807 03 03616e6e 0672656e616d65 00 00 02 056e616d6573 057573657273 01 01 0137 02 00 02 00 00 03626f62 01 01 0137 03526f62"
 	require.Equal(t, strings.ReplaceAll(want, " ", ""), hex.EncodeToString(w.Encode(nil)))
 
-	doc, err := os.ReadFile("../docs/format-engine.md")
+	doc, err := os.ReadFile("../docs/format.md")
 	require.NoError(t, err)
 	var inDoc strings.Builder
 	_, example, ok := strings.Cut(string(doc), "put users/7 = \"Rob\":\n")

@@ -33,5 +33,5 @@
 // What it does not do: the digests are not keyed. They find damage, not an attacker who rewrites the whole stream;
 // backups add encryption and authentication (package backupfmt).
 //
-// The bytes are described in format.go and docs/format-snapshot.md.
+// The bytes are described in format.go and docs/format.md.
 package snapshot

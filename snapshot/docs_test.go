@@ -34,7 +34,7 @@ func example(t *testing.T, path string) []byte {
 }
 
 func TestTheDocumentedExampleDecodesAndIsWrittenTheSame(t *testing.T) {
-	b := example(t, "../docs/format-snapshot.md")
+	b := example(t, "../docs/format.md")
 	want := []*Entry{
 		{Table: "stock", Key: []byte("bolt/m4"), Value: []byte("120"), ModIndex: 5},
 		{Table: "stock", Key: []byte("bolt/m5"), Value: []byte("80"), ModIndex: 7, Deadline: 1_700_000_060_000},

@@ -8,7 +8,7 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-// Layout of the stream. docs/format-snapshot.md is the law; this file holds the same facts as code. Integers are
+// Layout of the stream. docs/format.md is the law; this file holds the same facts as code. Integers are
 // little-endian unless they are uvarint.
 //
 //	header:
