@@ -73,6 +73,7 @@ func (a *app) serve(cfg *config.Config, stdio bool) error {
 	defer stop()
 	err = node.Run(ctx, node.Options{
 		Config: cfg, Key: key, Stdio: stdio, In: a.in, Out: a.out, Logger: logger, Executable: executable,
+		FS: diskOf(),
 	})
 	if errors.Is(err, node.ErrFailStop) {
 		return &exitError{code: exitFailure, err: err}
