@@ -214,6 +214,27 @@ func TestRecoveryDecisionTable(t *testing.T) {
 			m.zero(e.Segment, e.Offset, int(m.last().Tail-e.Offset)+endMarkSize)
 			m.r.open().holds(1, n-1)
 		}},
+		{2, "payloads that imitate marks, trailers and headers prove nothing", func(t *testing.T) {
+			r := newRig(t).open().fill(10)
+			var fake []byte
+			seed := uint32(0xdeadbeef) // who chooses payloads does not know the seed
+			for range 4 {
+				b := make([]byte, 512)
+				(&endMark{number: 999, lastIndex: 999}).encode(b, seed)
+				(&batchHeader{number: 999, bodyLen: 8, count: 1}).encode(b[128:], seed)
+				(&batchTrailer{number: 999, segmentID: 1, length: 128}).encode(b[256:])
+				fake = append(fake, b...)
+			}
+			_, err := r.log.Append(Entry{Type: 1, Data: append(make([]byte, 512), fake...)})
+			require.NoError(t, err)
+			m := r.image().forget()
+			e := m.end()
+			m.zero(e.Segment, m.last().Tail, endMarkSize)
+			m.zero(e.Segment, e.Offset, 512)
+			m.zero(e.Segment, e.Offset+int64(e.Length)-trailerSize, trailerSize)
+			m.r.open().holds(1, 10)
+			require.NotNil(t, m.r.log.Recovery().TornTail)
+		}},
 		{3, "the end mark proves the last batch", func(t *testing.T) {
 			m := newRig(t).open().fill(n).image()
 			e := m.end()
