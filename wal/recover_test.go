@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"fmt"
 	"testing"
 
@@ -230,7 +231,7 @@ func TestRecoveryDecisionTable(t *testing.T) {
 			m := r.image().forget()
 			e := m.end()
 			m.zero(e.Segment, m.last().Tail, endMarkSize)
-			m.zero(e.Segment, e.Offset, 512)
+			m.write(e.Segment, e.Offset, bytes.Repeat([]byte("torn"), 128))
 			m.zero(e.Segment, e.Offset+int64(e.Length)-trailerSize, trailerSize)
 			m.r.open().holds(1, 10)
 			require.NotNil(t, m.r.log.Recovery().TornTail)
