@@ -27,7 +27,8 @@ type BackupOptions struct {
 }
 
 // Backup stores the state of src. When it returns, the backup is durable and part of the chain; if it fails or is cancelled at
-// any time, nothing changed but objects that the next prune removes. A Backup without changes since its parent returns the
+// any time, nothing changed but objects that the next prune removes; only an error of the very last steps, moving the head and
+// taking the session away, comes when the backup counts already. A Backup without changes since its parent returns the
 // parent and stores nothing.
 func (r *Repo) Backup(ctx context.Context, src Source, o BackupOptions) (*Link, error) {
 	c, err := r.Chain(ctx)

@@ -1,0 +1,495 @@
+package backupfmt
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/erlmcp/erlmcp/backupfmt/keys"
+	"github.com/erlmcp/erlmcp/backupfmt/object"
+	"github.com/erlmcp/erlmcp/backupfmt/store"
+)
+
+// VerifyOptions of one verification.
+type VerifyOptions struct {
+	// ReadData reads every object and checks every byte. Without it only the chain is read, and of everything else existence and size.
+	ReadData bool
+	// Budget, in (0,1), reads that share of the stored bytes only: what was checked longest ago. 0 or 1 reads all. A ledger in
+	// the repository remembers, so that coverage is a fact and not luck. Needs ReadData.
+	Budget float64
+	// Heal writes objects that could be restored from their parity or copy back to the store.
+	Heal     bool
+	Progress func(object string, done, total int64) // bytes; may be nil
+}
+
+// Damage is something that is wrong, and what it costs.
+type Damage struct {
+	Kind    string   `json:"kind"` // as in DamageError
+	Object  string   `json:"object"`
+	Reason  string   `json:"reason"`
+	Backups []uint64 `json:"backups,omitempty"` // that cannot be restored because of it
+	From    uint64   `json:"from,omitempty"`    // log entries that are lost
+	To      uint64   `json:"to,omitempty"`
+	Healed  bool     `json:"healed,omitempty"`  // nothing is lost: it was restored, and written back if asked for
+	Written bool     `json:"written,omitempty"` // and written back
+}
+
+// VerifyReport is the result of a verification.
+type VerifyReport struct {
+	Keyless  bool
+	Chain    *Chain // as far as it could be read
+	Objects  int
+	Bytes    int64
+	Read     int // objects of which every byte was read
+	BytesSum int64
+	Stray    []string  // objects that nothing refers to; normal while a backup runs and until the next prune
+	Oldest   time.Time // when the object was checked that was checked longest ago; zero: some never were
+	Damage   []Damage
+}
+
+// OK reports whether nothing is lost and nothing needs to be done.
+func (r *VerifyReport) OK() bool { return len(r.Damage) == 0 }
+
+// Lost reports whether something is damaged that could not be healed.
+func (r *VerifyReport) Lost() bool {
+	return slices.ContainsFunc(r.Damage, func(d Damage) bool { return !d.Healed })
+}
+
+// Scrub verifies a repository without its key. It finds every damage; what it cannot find is a forgery by somebody who may write to the
+// store and makes everything consistent again: for that see Repo.Verify. It always reads the store, never a cache.
+func Scrub(ctx context.Context, st store.Store, o VerifyOptions) (*VerifyReport, error) {
+	r := &Repo{st: st, o: Options{}.withDefaults(), keyless: true}
+	var c config
+	err := getEither(ctx, st, nameConfig, func(b []byte) (err error) { c, err = parseConfig(b); return err })
+	switch {
+	case errors.Is(err, ErrVersion):
+		return nil, err
+	case errors.Is(err, store.ErrNotFound) && !errors.Is(err, ErrDamaged):
+		return nil, fmt.Errorf("%w: %s has no config", ErrNotRepo, st)
+	case err != nil:
+		return nil, fmt.Errorf("backup: open %s: %w", st, err)
+	}
+	if r.id, err = parseID(c.Repo); err != nil {
+		return nil, err
+	}
+	return r.Verify(ctx, o)
+}
+
+// Verify checks the repository: that the chain is whole and authentic, that everything it names is there with the right size, and with
+// ReadData that every byte is what was stored. Damage is in the report; an error means that the verification itself failed.
+func (r *Repo) Verify(ctx context.Context, o VerifyOptions) (*VerifyReport, error) {
+	if o.Budget < 0 || o.Budget > 1 || o.Budget > 0 && !o.ReadData {
+		return nil, fmt.Errorf("%w: budget %v", ErrInvalid, o.Budget)
+	}
+	v := &verifier{
+		r: r, o: o, rep: &VerifyReport{Keyless: r.keyless}, have: map[string]int64{}, refs: map[string]Ref{}, users: map[string][]uint64{},
+		checked: map[string]bool{}, pieces: map[string]*checkedPiece{},
+	}
+	for _, step := range []func(context.Context) error{v.list, v.small, v.chain, v.references, v.data, v.archive, v.finish} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return v.rep, nil
+}
+
+type verifier struct {
+	r       *Repo
+	o       VerifyOptions
+	rep     *VerifyReport
+	have    map[string]int64    // everything in the store
+	order   []string            // its names
+	refs    map[string]Ref      // what manifests name
+	users   map[string][]uint64 // which backups need it
+	checked map[string]bool     // reported or verified by an earlier step
+	pieces  map[string]*checkedPiece
+	ledger  *ledger
+}
+
+type checkedPiece struct {
+	p      *Piece
+	digest object.Digest
+}
+
+func (v *verifier) damage(d Damage) {
+	d.Backups = v.dependents(d.Backups)
+	v.rep.Damage = append(v.rep.Damage, d)
+	v.checked[d.Object] = true
+}
+
+// fail turns an error into damage if it is one; other errors are returned.
+func (v *verifier) fail(name string, users []uint64, err error) error {
+	var d *DamageError
+	switch {
+	case err == nil:
+	case errors.As(err, &d):
+		v.damage(Damage{Kind: d.Kind, Object: d.Object, Reason: d.Reason, Backups: users})
+	case errors.Is(err, store.ErrNotFound):
+		v.damage(Damage{Kind: "missing", Object: name, Reason: "it is gone", Backups: users})
+	case errors.Is(err, object.ErrDamaged), errors.Is(err, object.ErrForged), errors.Is(err, object.ErrNotObject), errors.Is(err, object.ErrUnhealable),
+		errors.Is(err, ErrDamaged), errors.Is(err, keys.ErrDamaged), errors.Is(err, store.ErrShort):
+		v.damage(Damage{Kind: "damaged", Object: name, Reason: err.Error(), Backups: users})
+	default:
+		return err
+	}
+	return nil
+}
+
+// dependents adds the backups that build on damaged ones.
+func (v *verifier) dependents(seqs []uint64) []uint64 {
+	if v.rep.Chain == nil || len(seqs) == 0 {
+		return seqs
+	}
+	out := slices.Clone(seqs)
+	for _, l := range v.rep.Chain.Backups("") { // ascending: a base comes before what builds on it
+		if l.Kind == Incremental && slices.Contains(out, l.Base) && !slices.Contains(out, l.Seq) {
+			out = append(out, l.Seq)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func (v *verifier) list(ctx context.Context) error {
+	return v.r.st.List(ctx, "", func(i store.Info) error {
+		v.have[i.Name] = i.Size
+		v.order = append(v.order, i.Name)
+		v.rep.Objects++
+		v.rep.Bytes += i.Size
+		return nil
+	})
+}
+
+// small checks what has two copies: configuration, key slots, epochs.
+func (v *verifier) small(ctx context.Context) error {
+	names := map[string]bool{nameConfig: true}
+	for _, n := range v.order {
+		if strings.HasPrefix(n, folderKeys) || strings.HasPrefix(n, folderEpochs) {
+			names[strings.TrimSuffix(n, secondCopy)] = true
+		}
+	}
+	epochs, top := 0, 0
+	for n := range names {
+		parse := func(b []byte) error { _, err := parseConfig(b); return err }
+		switch {
+		case strings.HasPrefix(n, folderKeys):
+			parse = func(b []byte) error { _, err := keys.ParseSlot(b); return err }
+		case strings.HasPrefix(n, folderEpochs):
+			epochs++
+			parse = func(b []byte) error {
+				e, err := keys.ParseEpoch(b)
+				if err == nil {
+					top = max(top, int(e.Epoch))
+				}
+				return err
+			}
+		}
+		if err := v.copies(ctx, n, parse); err != nil {
+			return err
+		}
+	}
+	if epochs < top {
+		v.damage(Damage{Kind: "missing", Object: folderEpochs, Reason: fmt.Sprintf("%d key epochs are there, %d were made", epochs, top)})
+	}
+	return nil
+}
+
+func (v *verifier) copies(ctx context.Context, name string, parse func([]byte) error) error {
+	var good []byte
+	bad := map[string]error{}
+	for _, n := range []string{name, name + secondCopy} {
+		v.checked[n] = true
+		b, _, err := v.r.st.Get(ctx, n)
+		if err == nil {
+			err = parse(b)
+		}
+		switch {
+		case err == nil && good != nil && !bytes.Equal(good, b):
+			v.damage(Damage{Kind: "replayed", Object: n, Reason: "its two copies are sound, but differ"})
+		case err == nil:
+			good = b
+		case errors.Is(err, store.ErrNotFound), errors.Is(err, ErrDamaged), errors.Is(err, keys.ErrDamaged):
+			bad[n] = err
+		default:
+			return err
+		}
+	}
+	for n, err := range bad {
+		d := Damage{Kind: "damaged", Object: n, Reason: err.Error(), Healed: good != nil}
+		if errors.Is(err, store.ErrNotFound) {
+			d.Kind, d.Reason = "missing", "it is gone"
+		}
+		if good != nil && v.o.Heal {
+			if err := v.rewrite(ctx, n, good); err != nil {
+				return err
+			}
+			d.Written = true
+		}
+		v.damage(d)
+	}
+	return nil
+}
+
+// rewrite puts sound bytes in the place of damaged ones.
+func (v *verifier) rewrite(ctx context.Context, name string, good []byte) error {
+	_, ver, err := v.r.st.Get(ctx, name)
+	if errors.Is(err, store.ErrNotFound) {
+		return v.r.st.Create(ctx, name, good)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = v.r.st.Replace(ctx, name, good, ver)
+	return err
+}
+
+// chain reads every manifest by itself, so that one bad link does not hide another, and then the chain as a whole.
+func (v *verifier) chain(ctx context.Context) error {
+	var readable []*Link
+	for _, n := range v.order {
+		if n != nameHead && !strings.HasPrefix(n, folderManifest) {
+			continue
+		}
+		if err := v.whole(ctx, n, nil, nil); err != nil {
+			return err
+		}
+		if seq, ok := parseNumber(n); ok && strings.HasPrefix(n, folderManifest) {
+			l, err := v.r.link(ctx, seq)
+			if err == nil {
+				readable = append(readable, l)
+			} else if v.checked[n] {
+				continue
+			} else if err := v.fail(n, nil, err); err != nil {
+				return err
+			}
+			v.checked[n] = true
+		}
+	}
+	v.checked[nameHead] = true
+	c, err := v.r.Chain(ctx)
+	if err == nil {
+		v.rep.Chain = c
+		if _, ok := v.have[nameHead]; !ok && c.Head > 0 {
+			v.damage(Damage{Kind: "missing", Object: nameHead, Reason: "it is gone; the chain is whole, the next backup writes it again", Healed: true})
+		}
+		return nil
+	}
+	v.rep.Chain = &Chain{Links: readable}
+	var d *DamageError
+	if errors.As(err, &d) && v.checked[d.Object] && d.Kind != "rolled-back" && d.Kind != "replayed" && d.Kind != "missing" {
+		return nil // reported with the object itself
+	}
+	return v.fail("chain", nil, err)
+}
+
+// references checks that everything the chain names is there with the right size.
+func (v *verifier) references(context.Context) error {
+	live := map[string]bool{}
+	for _, l := range v.rep.Chain.Links {
+		live[manifestName(l.Seq)] = true
+		for _, refs := range [][]Ref{l.Packs, l.Lists} {
+			for _, ref := range refs {
+				v.refs[ref.Name] = ref
+				v.users[ref.Name] = append(v.users[ref.Name], l.Seq)
+			}
+		}
+	}
+	for name, ref := range v.refs {
+		size, ok := v.have[name]
+		switch {
+		case !ok:
+			v.damage(Damage{Kind: "missing", Object: name, Reason: "it is gone", Backups: v.users[name]})
+		case size != ref.Size && !v.o.ReadData:
+			v.damage(Damage{Kind: "damaged", Object: name, Reason: fmt.Sprintf("%d bytes instead of %d", size, ref.Size), Backups: v.users[name]})
+		}
+	}
+	for _, n := range v.order {
+		_, named := v.refs[n]
+		switch {
+		case strings.HasPrefix(n, folderManifest) && !live[n], strings.HasPrefix(n, folderSessions):
+			v.rep.Stray = append(v.rep.Stray, n)
+		case (strings.HasPrefix(n, folderPacks) || strings.HasPrefix(n, folderLists)) && !named:
+			v.rep.Stray = append(v.rep.Stray, n)
+		}
+	}
+	return nil
+}
+
+// data reads packs and lists, all or those that are due.
+func (v *verifier) data(ctx context.Context) error {
+	if !v.o.ReadData {
+		return nil
+	}
+	var err error
+	if v.ledger, err = v.r.readLedger(ctx); err != nil {
+		return err
+	}
+	var todo []string
+	var total, sum int64
+	for name := range v.refs {
+		if size, ok := v.have[name]; ok {
+			todo = append(todo, name)
+			total += size
+		}
+	}
+	v.ledger.sort(todo)
+	if v.o.Budget > 0 && v.o.Budget < 1 {
+		limit := int64(v.o.Budget*float64(total)) + 1
+		for n, name := range todo {
+			if sum += v.have[name]; sum >= limit {
+				todo = todo[:n+1]
+				total = sum
+				break
+			}
+		}
+	}
+	var done int64
+	for _, name := range todo {
+		ref := v.refs[name]
+		if err := v.whole(ctx, name, v.users[name], &ref); err != nil {
+			return err
+		}
+		done += v.have[name]
+		v.ledger.Checked[name] = v.r.o.Now().Unix()
+		if v.o.Progress != nil {
+			v.o.Progress(name, done, total)
+		}
+	}
+	return nil
+}
+
+// whole reads an object to its last byte and compares it with its own digest and with the one that was recorded for it.
+func (v *verifier) whole(ctx context.Context, name string, users []uint64, ref *Ref) error {
+	b, _, err := v.r.st.Get(ctx, name)
+	if err != nil {
+		return v.fail(name, users, err)
+	}
+	v.rep.Read++
+	v.rep.BytesSum += int64(len(b))
+	h, err := object.Check(b)
+	if err != nil {
+		reason := err.Error()
+		if h, err = object.Heal(b); err != nil {
+			return v.fail(name, users, err)
+		}
+		d := Damage{Kind: "damaged", Object: name, Reason: reason, Healed: true}
+		if v.o.Heal {
+			if err := v.rewrite(ctx, name, h.Healed); err != nil {
+				return err
+			}
+			d.Written = true
+		}
+		v.damage(d)
+	}
+	if ref != nil && hex.EncodeToString(h.Digest[:]) != ref.Digest {
+		v.damage(Damage{Kind: "replayed", Object: name, Reason: "it is sound, but not the object that the manifest names", Backups: users})
+	}
+	if p := v.pieces[name]; p != nil {
+		p.digest = h.Digest
+	}
+	return nil
+}
+
+// archive checks that the pieces of every life lie end to end and name each other.
+func (v *verifier) archive(ctx context.Context) error {
+	var prev *checkedPiece
+	for _, name := range v.order {
+		if !strings.HasPrefix(name, folderArchive) {
+			continue
+		}
+		cp := &checkedPiece{}
+		v.pieces[name] = cp
+		before := len(v.rep.Damage)
+		if v.o.ReadData {
+			if err := v.whole(ctx, name, nil, nil); err != nil {
+				return err
+			}
+		}
+		lost := slices.ContainsFunc(v.rep.Damage[before:], func(d Damage) bool { return !d.Healed })
+		var err error
+		if !lost {
+			if cp.p, err = v.piece(ctx, name); err != nil {
+				if err := v.fail(name, nil, err); err != nil {
+					return err
+				}
+			}
+		}
+		if prev = v.join(name, prev, cp, before); prev == nil && cp.p != nil {
+			prev = cp
+		}
+	}
+	return nil
+}
+
+// piece reads what a piece says, authenticated if there is a key and all is to be read.
+func (v *verifier) piece(ctx context.Context, name string) (*Piece, error) {
+	if v.o.ReadData {
+		_, p, err := v.r.piece(ctx, name)
+		return p, err
+	}
+	return v.r.pieceMeta(ctx, store.Info{Name: name, Size: v.have[name]})
+}
+
+// join compares a piece with the one before it and returns what the next one is compared with.
+func (v *verifier) join(name string, prev, cur *checkedPiece, before int) *checkedPiece {
+	if cur.p == nil {
+		// It cannot be read: its name says where it began, the next piece will say where it ended.
+		if first, ok := parseNumber(name); ok && len(v.rep.Damage) > before {
+			v.rep.Damage[before].From = first
+		}
+		return nil
+	}
+	if prev == nil || prev.p == nil || prev.p.Life != cur.p.Life {
+		v.beginning(name, cur.p)
+		return cur
+	}
+	switch {
+	case cur.p.First != prev.p.Last+1:
+		v.damage(Damage{
+			Kind: "gap", Object: name, From: prev.p.Last + 1, To: cur.p.First - 1,
+			Reason: fmt.Sprintf("the archive lacks entries %d to %d", prev.p.Last+1, cur.p.First-1),
+		})
+	case v.o.ReadData && cur.p.Prev != hex.EncodeToString(prev.digest[:]):
+		v.damage(Damage{
+			Kind: "replayed", Object: name, From: cur.p.First, To: cur.p.Last, Reason: "it does not continue the piece before it",
+		})
+	}
+	return cur
+}
+
+// beginning checks the first readable piece of a life: if it had one before it, that may only be missing as far as no backup needs it.
+func (v *verifier) beginning(name string, p *Piece) {
+	backups := v.rep.Chain.Backups(p.Life)
+	if p.Prev == "" || len(backups) == 0 {
+		return
+	}
+	oldest := backups[0].Index
+	for _, l := range backups {
+		oldest = min(oldest, l.Index)
+	}
+	if p.First > oldest+1 {
+		v.damage(Damage{
+			Kind: "gap", Object: name, From: oldest + 1, To: p.First - 1,
+			Reason: fmt.Sprintf("the archive lacks entries %d to %d", oldest+1, p.First-1),
+		})
+	}
+}
+
+func (v *verifier) finish(ctx context.Context) error {
+	slices.SortStableFunc(v.rep.Damage, func(a, b Damage) int { return strings.Compare(a.Object, b.Object) })
+	if v.ledger == nil {
+		return nil
+	}
+	for name := range v.ledger.Checked {
+		if _, ok := v.refs[name]; !ok {
+			delete(v.ledger.Checked, name)
+		}
+	}
+	v.rep.Oldest = v.ledger.oldest(v.refs)
+	return v.ledger.save(ctx, v.r.st)
+}

@@ -1,0 +1,342 @@
+package backupfmt
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/erlmcp/erlmcp/backupfmt/keys"
+	"github.com/erlmcp/erlmcp/backupfmt/store"
+)
+
+// history makes a repository with everything in it.
+func history(t *testing.T, seed uint64) *world {
+	w := newWorld(t, seed)
+	w.fill(9000)
+	w.backup(Full)
+	for range 3 {
+		w.write(10)
+		w.ship()
+		w.backup(Incremental)
+	}
+	w.write(4)
+	w.ship()
+	w.backup(Full)
+	w.write(6)
+	w.ship()
+	return w
+}
+
+// copyOf is an independent copy of the repository.
+func (w *world) copyOf() store.Store {
+	w.t.Helper()
+	c, err := store.CreateDir(vfs.NewMem(), "copy")
+	require.NoError(w.t, err)
+	for _, n := range w.names("") {
+		b, _, err := w.disk.Get(bg, n)
+		require.NoError(w.t, err)
+		require.NoError(w.t, c.Create(bg, n, b))
+	}
+	return c
+}
+
+func put(t *testing.T, st store.Store, name string, b []byte) {
+	t.Helper()
+	require.NoError(t, st.Delete(bg, name))
+	require.NoError(t, st.Create(bg, name, b))
+}
+
+func TestASoundRepositoryVerifiesWithAndWithoutTheKey(t *testing.T) {
+	w := history(t, 50)
+	for _, data := range []bool{false, true} {
+		rep, err := Scrub(bg, w.disk, VerifyOptions{ReadData: data})
+		require.NoError(t, err)
+		require.Empty(t, rep.Damage)
+		require.True(t, rep.Keyless)
+		require.Len(t, rep.Chain.Links, 5)
+		rep, err = w.repo.Verify(bg, VerifyOptions{ReadData: data})
+		require.NoError(t, err)
+		require.Empty(t, rep.Damage)
+		require.Empty(t, rep.Stray)
+	}
+}
+
+// Every way of hurting a stored object is found without the key, by the full scrub; and it never says that something is lost
+// that a restore can still read.
+func TestRandomDamageIsFound(t *testing.T) {
+	w := history(t, 51)
+	all := w.names("")
+	rng := rand.New(rand.NewPCG(51, 9))
+	newest := w.names(folderArchive)
+	for trial := range 120 {
+		c := w.copyOf()
+		name := all[rng.IntN(len(all))]
+		b, _, err := c.Get(bg, name)
+		require.NoError(t, err)
+		what := ""
+		switch rng.IntN(4) {
+		case 0:
+			b[rng.IntN(len(b))] ^= byte(1 << rng.IntN(8))
+			what = "flipped"
+			put(t, c, name, b)
+		case 1:
+			b = b[:rng.IntN(len(b))]
+			what = "cut"
+			put(t, c, name, b)
+		case 2:
+			if name == newest[len(newest)-1] {
+				continue // nothing names the newest piece of the archive yet: see the threat model
+			}
+			what = "deleted"
+			require.NoError(t, c.Delete(bg, name))
+		case 3:
+			other := all[rng.IntN(len(all))]
+			o, _, err := c.Get(bg, other)
+			require.NoError(t, err)
+			if other == name || bytes.Equal(b, o) {
+				continue
+			}
+			what = "swapped with " + other
+			put(t, c, name, o)
+			put(t, c, other, b)
+		}
+		if name == nameLedger || strings.Contains(what, nameLedger) {
+			continue
+		}
+		rep, err := Scrub(bg, c, VerifyOptions{ReadData: true})
+		if err != nil {
+			require.True(t, strings.HasPrefix(name, nameConfig), "trial %d: %s %s: %v", trial, name, what, err)
+			continue
+		}
+		require.NotEmpty(t, rep.Damage, "trial %d: %s %s", trial, name, what)
+		if what == "flipped" {
+			require.False(t, rep.Lost(), "trial %d: %s: one bit can be healed: %+v", trial, name, rep.Damage)
+			rep, err = Scrub(bg, c, VerifyOptions{ReadData: true, Heal: true})
+			require.NoError(t, err)
+			require.NotEmpty(t, rep.Damage)
+			rep, err = Scrub(bg, c, VerifyOptions{ReadData: true})
+			require.NoError(t, err)
+			require.Empty(t, rep.Damage, "trial %d: %s was healed", trial, name)
+			b, _, err := c.Get(bg, name)
+			require.NoError(t, err)
+			was, _, err := w.disk.Get(bg, name)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(b, was), "healed to what it was")
+		}
+	}
+}
+
+func TestTheCheapCheckFindsMissingAndTruncatedObjects(t *testing.T) {
+	w := history(t, 52)
+	archive := w.names(folderArchive)
+	for _, name := range w.names("") {
+		if name == archive[len(archive)-1] || name == nameLedger {
+			continue
+		}
+		c := w.copyOf()
+		b, _, err := c.Get(bg, name)
+		require.NoError(t, err)
+		require.NoError(t, c.Delete(bg, name))
+		rep, err := Scrub(bg, c, VerifyOptions{})
+		require.NoError(t, err)
+		require.NotEmpty(t, rep.Damage, "%s deleted", name)
+		if strings.HasPrefix(name, folderArchive) {
+			continue
+		}
+		put(t, c, name, b[:len(b)-1])
+		rep, err = Scrub(bg, c, VerifyOptions{})
+		require.NoError(t, err)
+		require.NotEmpty(t, rep.Damage, "%s truncated", name)
+	}
+}
+
+func TestDamageNamesTheBackupsAndTheLogItCosts(t *testing.T) {
+	w := history(t, 53)
+	c, err := w.repo.Chain(bg)
+	require.NoError(t, err)
+	inc, err := c.Backup(3) // the second incremental
+	require.NoError(t, err)
+	st := w.copyOf()
+	require.NoError(t, st.Delete(bg, inc.Packs[0].Name))
+	rep, err := Scrub(bg, st, VerifyOptions{})
+	require.NoError(t, err)
+	require.Len(t, rep.Damage, 1)
+	require.Equal(t, "missing", rep.Damage[0].Kind)
+	require.Equal(t, []uint64{3, 4}, rep.Damage[0].Backups, "itself and what builds on it")
+
+	archive := w.names(folderArchive)
+	st = w.copyOf()
+	require.NoError(t, st.Delete(bg, archive[1]))
+	rep, err = Scrub(bg, st, VerifyOptions{})
+	require.NoError(t, err)
+	require.Len(t, rep.Damage, 1)
+	require.Equal(t, "gap", rep.Damage[0].Kind)
+	first, _ := parseNumber(archive[1])
+	next, _ := parseNumber(archive[2])
+	require.Equal(t, []uint64{first, next - 1}, []uint64{rep.Damage[0].From, rep.Damage[0].To})
+}
+
+func TestRolledBackAndReplayedChainsAreNamed(t *testing.T) {
+	w := history(t, 54)
+	oldHead, _, err := w.disk.Get(bg, nameHead)
+	require.NoError(t, err)
+	oldManifest, _, err := w.disk.Get(bg, manifestName(5))
+	require.NoError(t, err)
+	w.write(3)
+	w.backup(Incremental) // 6
+
+	kind := func(st store.Store) string {
+		r, err := Open(bg, st, w.options())
+		require.NoError(t, err)
+		_, err = r.Chain(bg)
+		var d *DamageError
+		require.ErrorAs(t, err, &d)
+		require.ErrorIs(t, err, ErrDamaged)
+		rep, err := Scrub(bg, st, VerifyOptions{})
+		require.NoError(t, err)
+		require.NotEmpty(t, rep.Damage, d.Kind)
+		return d.Kind
+	}
+	st := w.copyOf()
+	require.NoError(t, st.Delete(bg, manifestName(6)))
+	require.Equal(t, "rolled-back", kind(st), "the newest link is gone")
+	st = w.copyOf()
+	require.NoError(t, st.Delete(bg, manifestName(3)))
+	require.Equal(t, "missing", kind(st))
+	st = w.copyOf()
+	put(t, st, manifestName(6), oldManifest)
+	require.Equal(t, "replayed", kind(st), "an older link in the place of the newest")
+	st = w.copyOf()
+	two, _, err := st.Get(bg, manifestName(2))
+	require.NoError(t, err)
+	three, _, err := st.Get(bg, manifestName(3))
+	require.NoError(t, err)
+	put(t, st, manifestName(2), three)
+	put(t, st, manifestName(3), two)
+	require.Equal(t, "replayed", kind(st), "reordered")
+	st = w.copyOf()
+	require.NoError(t, st.Delete(bg, nameHead))
+	require.NoError(t, st.Delete(bg, manifestName(1)))
+	require.Equal(t, "missing", kind(st), "no head and no beginning")
+
+	// An older head alone loses nothing: the chain goes on from there.
+	st = w.copyOf()
+	put(t, st, nameHead, oldHead)
+	r, err := Open(bg, st, w.options())
+	require.NoError(t, err)
+	c, err := r.Chain(bg)
+	require.NoError(t, err)
+	require.Equal(t, uint64(6), c.Head)
+}
+
+func TestRepositoriesDoNotMix(t *testing.T) {
+	a, b := history(t, 55), history(t, 56)
+	st := a.copyOf()
+	foreign, _, err := b.disk.Get(bg, manifestName(3))
+	require.NoError(t, err)
+	put(t, st, manifestName(3), foreign)
+	r, err := Open(bg, st, a.options())
+	require.NoError(t, err)
+	_, err = r.Chain(bg)
+	require.ErrorIs(t, err, ErrDamaged)
+	rep, err := Scrub(bg, st, VerifyOptions{})
+	require.NoError(t, err)
+	require.NotEmpty(t, rep.Damage)
+}
+
+func TestARestoreReadsThroughDamageThatCanBeHealed(t *testing.T) {
+	w := history(t, 57)
+	st := w.copyOf()
+	for _, n := range w.names("") {
+		b, _, err := st.Get(bg, n)
+		require.NoError(t, err)
+		if strings.HasPrefix(n, folderKeys) || strings.HasPrefix(n, folderEpochs) || n == nameConfig || n == nameConfig+secondCopy {
+			continue
+		}
+		b[len(b)/3] ^= 0x40
+		put(t, st, n, b)
+	}
+	var err error
+	w.repo, err = Open(bg, st, w.options())
+	require.NoError(t, err)
+	w.restore(Target{})
+	w.restore(Target{Seq: 3})
+}
+
+func TestADamagedBackupIsNeverRestoredWrongly(t *testing.T) {
+	w := history(t, 58)
+	rng := rand.New(rand.NewPCG(58, 2))
+	for trial := range 30 {
+		st := w.copyOf()
+		for range 1 + rng.IntN(3) {
+			names := w.names([]string{folderPacks, folderLists, folderManifest, folderArchive}[rng.IntN(4)])
+			name := names[rng.IntN(len(names))]
+			b, _, err := st.Get(bg, name)
+			require.NoError(t, err)
+			at := rng.IntN(len(b))
+			for i := at; i < min(len(b), at+1+rng.IntN(len(b))); i++ {
+				b[i] = byte(rng.Uint32())
+			}
+			put(t, st, name, b)
+		}
+		good := w.repo
+		var err error
+		w.repo, err = Open(bg, st, w.options())
+		require.NoError(t, err)
+		rep, err := w.tryRestore(Target{})
+		if err == nil {
+			require.Equal(t, w.hash[rep.Index], rep.StateHash, "trial %d", trial)
+			require.Equal(t, w.s.AppliedIndex(), rep.Index)
+		} else {
+			require.ErrorIs(t, err, ErrDamaged, "trial %d", trial)
+		}
+		w.repo = good
+	}
+}
+
+func TestABudgetCoversEverythingInTurns(t *testing.T) {
+	w := newWorld(t, 59)
+	w.fill(40000)
+	w.backup(Full)
+	for range 6 {
+		w.write(30)
+		w.backup(Incremental)
+	}
+	runs := 0
+	for ; ; runs++ {
+		rep, err := w.repo.Verify(bg, VerifyOptions{ReadData: true, Budget: 0.2})
+		require.NoError(t, err)
+		require.True(t, rep.OK())
+		require.Less(t, runs, 12)
+		if !rep.Oldest.IsZero() {
+			break
+		}
+	}
+	require.GreaterOrEqual(t, runs, 2, "one run does not read it all")
+	_, err := w.repo.Verify(bg, VerifyOptions{Budget: 0.5})
+	require.ErrorIs(t, err, ErrInvalid)
+}
+
+func TestPassphraseRepositoryOnDisk(t *testing.T) {
+	w := newWorld(t, 60)
+	var err error
+	w.disk, err = store.CreateDir(nil, t.TempDir())
+	require.NoError(t, err)
+	o := w.options()
+	o.Secret = []byte("correct horse battery staple")
+	w.repo, err = Init(bg, w.disk, InitOptions{Options: o, KDF: keys.Compatible})
+	require.NoError(t, err)
+	w.fill(500)
+	w.backup(Full)
+	w.repo, err = Open(bg, w.disk, o)
+	require.NoError(t, err)
+	w.restore(Target{})
+	rep, err := Scrub(bg, w.disk, VerifyOptions{ReadData: true})
+	require.NoError(t, err)
+	require.True(t, rep.OK(), fmt.Sprint(rep.Damage))
+}
