@@ -1,0 +1,150 @@
+package backupfmt
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/stretchr/testify/require"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/erlmcp/erlmcp/backupfmt/keys"
+	"github.com/erlmcp/erlmcp/backupfmt/store"
+)
+
+// s3 starts a real S3 server with a bucket and returns the store in it.
+func s3(t *testing.T) store.Store {
+	t.Helper()
+	bin := os.Getenv("ERLMCP_TEST_VERSITYGW")
+	if bin == "" {
+		var err error
+		if bin, err = exec.LookPath("versitygw"); err != nil {
+			home, _ := os.UserHomeDir()
+			bin = filepath.Join(home, "go", "bin", "versitygw")
+		}
+	}
+	if _, err := os.Stat(bin); err != nil {
+		t.Skip("no S3 server to test with; go install github.com/versity/versitygw/cmd/versitygw@v1.8.0")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := l.Addr().String()
+	require.NoError(t, l.Close())
+	cmd := exec.Command(bin, "--access", "AKIATESTTESTTEST", "--secret", "test-secret-test", "--port", addr, "--quiet", "posix", "--sidecar", t.TempDir(), t.TempDir())
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	require.Eventually(t, func() bool {
+		c, err := net.Dial("tcp", addr)
+		return err == nil && c.Close() == nil
+	}, 30*time.Second, 10*time.Millisecond)
+	c, err := minio.New(addr, &minio.Options{Creds: credentials.NewStaticV4("AKIATESTTESTTEST", "test-secret-test", ""), Region: "us-east-1"})
+	require.NoError(t, err)
+	require.NoError(t, c.MakeBucket(t.Context(), "backups", minio.MakeBucketOptions{}))
+	st, err := store.OpenS3(t.Context(), store.S3Options{
+		Endpoint: addr, Insecure: true, Bucket: "backups", Prefix: "site/a", AccessKey: "AKIATESTTESTTEST", SecretKey: "test-secret-test",
+	})
+	require.NoError(t, err)
+	return st
+}
+
+func TestARepositoryInABucketDoesEverything(t *testing.T) {
+	w := newWorld(t, 70)
+	w.disk = s3(t)
+	var err error
+	w.repo, err = Init(bg, w.disk, InitOptions{Options: w.options(), KDF: keys.File})
+	require.NoError(t, err)
+	w.ar, err = w.repo.OpenArchive(bg, w.life())
+	require.NoError(t, err)
+	w.fill(3000)
+	w.backup(Full)
+	w.write(20)
+	w.ship()
+	w.backup(Incremental)
+	w.write(5)
+	w.ship()
+	w.restore(Target{})
+	w.restore(Target{Index: w.s.AppliedIndex() - 2})
+	rep, err := Scrub(bg, w.disk, VerifyOptions{ReadData: true})
+	require.NoError(t, err)
+	require.Empty(t, rep.Damage)
+	w.backup(Full)
+	_, err = w.repo.Prune(bg, PruneOptions{Policy: Policy{Last: 1}})
+	require.NoError(t, err)
+	w.restore(Target{})
+}
+
+// tree is everything in a store.
+func tree(t *testing.T, st store.Store) map[string][]byte {
+	t.Helper()
+	out := map[string][]byte{}
+	require.NoError(t, st.List(bg, "", func(i store.Info) error {
+		b, _, err := st.Get(bg, i.Name)
+		out[i.Name] = b
+		return err
+	}))
+	return out
+}
+
+func TestDirectoryToBucketToDirectoryIsByteIdentical(t *testing.T) {
+	w := history(t, 71)
+	bucket := s3(t)
+	_, err := Copy(bg, w.disk, bucket, nil)
+	require.NoError(t, err)
+	back, err := store.CreateDir(vfs.NewMem(), "back")
+	require.NoError(t, err)
+	rep, err := Copy(bg, bucket, back, nil)
+	require.NoError(t, err)
+	require.Equal(t, tree(t, w.disk), tree(t, back))
+	require.NotZero(t, rep.Copied)
+	again, err := Copy(bg, bucket, back, nil)
+	require.NoError(t, err)
+	require.Zero(t, again.Bytes)
+	w.repo, err = Open(bg, back, w.options())
+	require.NoError(t, err)
+	w.restore(Target{})
+}
+
+func TestACopyGoesOnWhereItWasKilledAndSpreadsNoDamage(t *testing.T) {
+	w := history(t, 72)
+	to, err := store.CreateDir(vfs.NewMem(), "copy")
+	require.NoError(t, err)
+	total := len(w.names(""))
+	for n := 0; ; n++ {
+		require.LessOrEqual(t, n, total)
+		if _, err := Copy(bg, w.disk, &faulty{to, 3}, nil); err == nil {
+			break
+		}
+	}
+	require.Equal(t, tree(t, w.disk), tree(t, to))
+
+	other := history(t, 73)
+	_, err = Copy(bg, other.disk, to, nil)
+	require.ErrorIs(t, err, ErrIsRepo)
+	bad := w.copyOf()
+	name := w.names(folderPacks)[0]
+	b, _, err := bad.Get(bg, name)
+	require.NoError(t, err)
+	flipped := bytes.Clone(b)
+	flipped[100] ^= 1
+	put(t, bad, name, flipped)
+	fresh, err := store.CreateDir(vfs.NewMem(), "fresh")
+	require.NoError(t, err)
+	_, err = Copy(bg, bad, fresh, nil)
+	require.NoError(t, err)
+	require.Equal(t, tree(t, w.disk), tree(t, fresh), "a copy is healed on the way")
+	clear(flipped[:len(flipped)/2])
+	put(t, bad, name, flipped)
+	_, err = Copy(bg, bad, fresh, nil)
+	require.NoError(t, err, "what is there already is not read again")
+	empty, err := store.CreateDir(vfs.NewMem(), "empty")
+	require.NoError(t, err)
+	_, err = Copy(bg, bad, empty, nil)
+	require.ErrorIs(t, err, ErrDamaged)
+}
