@@ -11,6 +11,15 @@ import (
 // thorough: somebody asked for a number of crash states, so time is no matter.
 var thorough = os.Getenv("ERLMCP_CRASH_STATES") != ""
 
+// raceScale divides default budgets under the race detector, which makes
+// everything some six times slower: the tests must stay quick enough to be run.
+func raceScale(n int) int {
+	if raceEnabled {
+		return max(1, n/4)
+	}
+	return n
+}
+
 // env reads a whole number from the environment.
 func env(t testing.TB, name string, def uint64) uint64 {
 	t.Helper()

@@ -82,7 +82,7 @@ func dbSpecimens(t *testing.T, seed uint64) []*dbSpecimen {
 // latest by Verify or by the read that meets it, or be harmless.
 func TestCorruptionOfTheStoreIsNeverSilent(t *testing.T) {
 	seed := env(t, "ERLMCP_CRASH_SEED", 1)
-	spots := int(env(t, "ERLMCP_CORRUPTIONS", 400)) // per specimen, spread over the classes
+	spots := int(env(t, "ERLMCP_CORRUPTIONS", uint64(raceScale(240)))) // as for the log
 	for _, s := range dbSpecimens(t, seed) {
 		t.Run(s.name, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 0xdead))

@@ -119,7 +119,7 @@ func (w *world) history(t *testing.T, upTo uint64) []engine.Event {
 // same in all of them.
 func TestOptionsDoNotChangeHistory(t *testing.T) {
 	seed := env(t, "ERLMCP_CRASH_SEED", 1)
-	rounds := env(t, "ERLMCP_METAMORPHIC", 3)
+	rounds := env(t, "ERLMCP_METAMORPHIC", uint64(raceScale(3)))
 	for round := range rounds {
 		rng := rand.New(rand.NewPCG(seed+round, 0x3e7a))
 		var worlds []*world

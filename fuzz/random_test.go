@@ -12,7 +12,7 @@ import (
 // ERLMCP_FUZZ_INPUTS says how many inputs each target gets.
 func TestRandomInputs(t *testing.T) {
 	seed := env(t, "ERLMCP_CRASH_SEED", 1)
-	scale := env(t, "ERLMCP_FUZZ_INPUTS", 100)
+	scale := env(t, "ERLMCP_FUZZ_INPUTS", uint64(raceScale(80)))
 	ws := engine.WriteSet{Actor: "a", IdempotencyKey: "k", IdempotencyDeadline: 1, Ops: []engine.Op{{Table: "t", Key: []byte("k")}}}
 	valid := ws.Encode(nil)
 	for _, target := range []struct {
