@@ -3,7 +3,6 @@ package replication
 import (
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 
@@ -123,25 +122,12 @@ func (s *LogStore) FirstIndex() (uint64, error) { return s.log.FirstIndex(), nil
 // LastIndex returns the index of the newest durable entry, 0 if there is none.
 func (s *LogStore) LastIndex() (uint64, error) { return s.log.LastIndex(), nil }
 
-// maxReads bounds how often an entry that should be there is looked for. Each failure but that of a closed log needs
-// another truncation and append in between.
-const maxReads = 8
-
 // GetLog reads the entry with the given index into l. Errors: raft.ErrLogNotFound outside the log, ErrHalted if the
 // entry is damaged.
 func (s *LogStore) GetLog(index uint64, l *raft.Log) error {
 	e, err := s.log.Get(index)
-	// raft takes "not found" for "compacted away", so it must never stand for anything else. An index that is in
-	// range now may have been stored since, hence the second look; a closed log stays in range and not found.
-	for tries := 0; errors.Is(err, wal.ErrNotFound); tries++ {
-		first, last := s.log.FirstIndex(), s.log.LastIndex()
-		if last == 0 || index < first || index > last {
-			return raft.ErrLogNotFound
-		}
-		if tries == maxReads {
-			return s.condemn(fmt.Errorf("read entry %d of %d..%d: %w", index, first, last, wal.ErrClosed))
-		}
-		e, err = s.log.Get(index)
+	if errors.Is(err, wal.ErrNotFound) { // raft takes it for "compacted away"; the log uses it for nothing else
+		return raft.ErrLogNotFound
 	}
 	if err != nil {
 		return s.condemn(fmt.Errorf("read entry %d: %w", index, err))
@@ -174,13 +160,6 @@ func (s *LogStore) StoreLogs(logs []*raft.Log) error {
 	}
 	if last := s.log.LastIndex(); last != 0 && entries[0].Index != last+1 {
 		return fmt.Errorf("%w: entry %d after %d", ErrGap, entries[0].Index, last)
-	}
-	if s.log.LastIndex() == 0 {
-		// Only a log at rest starts anywhere. Cutting nothing waits until the last change, a truncation or a vote,
-		// is over.
-		if err := s.log.TruncateBack(math.MaxUint64); err != nil {
-			return s.halt(err)
-		}
 	}
 	durable := s.log.CommitIndex()
 	stored, err := s.appendAll(entries)

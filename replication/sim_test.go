@@ -148,6 +148,9 @@ func simFaults(f *fleet, rng *rand.Rand, steps int) {
 	cut := map[*peer]bool{}
 	for range steps {
 		p := f.peers[rng.IntN(len(f.peers))]
+		if p.store != nil && p.node.Err() != nil { // stopped by itself, for instance on a full disk after a truncation
+			f.crash(p, someUnsynced(rng))
+		}
 		switch k := rng.IntN(10); {
 		case p.store == nil:
 			f.start(p)
@@ -176,6 +179,9 @@ func simFaults(f *fleet, rng *rand.Rand, steps int) {
 		time.Sleep(time.Duration(20+rng.IntN(200)) * time.Millisecond)
 	}
 	for _, p := range f.peers {
+		if p.store != nil && p.node.Err() != nil {
+			f.crash(p, someUnsynced(rng))
+		}
 		if p.store == nil {
 			f.start(p)
 		}
