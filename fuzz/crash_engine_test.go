@@ -318,13 +318,7 @@ func (c dbCrash) exactlyOnce(s *engine.Store, k int, m rows) error {
 // secondLife recovers the store after the crash and works on it.
 func (c dbCrash) secondLife(at *simdisk.Cursor) (*dbHistory, error) {
 	h := c.History
-	var d *simdisk.Disk
-	if c.Policy.Process {
-		d = at.Restart(c.Seed)
-	} else {
-		d = at.Crash(c.Policy, c.Seed)
-		d.Record()
-	}
+	d := crash{N: c.N, Policy: c.Policy, Seed: c.Seed}.reborn(h.trace, at)
 	cfg := h.Config
 	cfg.Name += "-again"
 	r := newDBRecorder(d, cfg)
