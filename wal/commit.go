@@ -439,6 +439,9 @@ func (l *Log) land(b *batch) error {
 	g.tail = l.tail.offset
 	l.idx.Unlock()
 	l.durableCommit.Store(l.tail.commit)
+	if quarter := g.header.segmentSize / 4; b.offset < quarter && l.tail.offset >= quarter {
+		l.keep.prepareSoon()
+	}
 	return nil
 }
 

@@ -122,7 +122,9 @@ func Open(dir string, o Options) (*Log, error) {
 	l.recovery.Duration = time.Since(began)
 	go l.commitLoop()
 	go l.keep.run()
-	l.keep.wake()
+	if l.tail.offset >= l.id.segmentSize/4 {
+		l.keep.prepareSoon()
+	}
 	return l, nil
 }
 
