@@ -41,7 +41,7 @@ func Copy(ctx context.Context, from, to store.Store, progress func(name string, 
 	rep := &CopyReport{}
 	// What is named comes before what names it, so that the copy is a sound repository at every moment.
 	for _, stage := range [][]string{
-		{folderKeys, folderEpochs}, {folderPacks, folderLists, folderArchive}, {folderManifest}, {nameConfig},
+		{folderKeys, folderEpochs}, {folderPacks, folderLists, folderArchive, folderProofs}, {folderManifest}, {nameConfig},
 	} {
 		for _, i := range names {
 			if !hasAnyPrefix(i.Name, stage) {

@@ -13,12 +13,14 @@ import (
 //	config, config.2               what the repository is; two copies
 //	keys/<slot id>, ....2          key slots; two copies of each
 //	epochs/<number>, ....2         wrapped epoch keys; two copies of each
-//	head                           newest link of the chain; the only object that is ever replaced
+//	head                           newest link of the chain; besides ledger the only object that is ever replaced
 //	manifests/<seq>                links of the chain, from 1
 //	packs/<session>/<id>           chunks
 //	lists/<session>/<id>           where the chunks of a run are
 //	archive/<life>/<first index>   archived log
 //	sessions/<session>             backups that have begun and not committed
+//	proofs/<Unix ms, 16 hex>       what drills found
+//	ledger                         when what was last read by a verification
 const (
 	nameConfig     = "config"
 	nameHead       = "head"
@@ -30,6 +32,7 @@ const (
 	folderLists    = "lists/"
 	folderArchive  = "archive/"
 	folderSessions = "sessions/"
+	folderProofs   = "proofs/"
 )
 
 func manifestName(seq uint64) string { return fmt.Sprintf("%s%016x", folderManifest, seq) }

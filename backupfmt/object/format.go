@@ -84,6 +84,7 @@ const (
 	Manifest Kind = 'M' // a link of the chain
 	Archive  Kind = 'A' // a piece of the log
 	Head     Kind = 'H' // the newest link
+	Proof    Kind = 'D' // a drill that was passed or failed
 )
 
 // Sentinel errors; test with errors.Is.
