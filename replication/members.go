@@ -10,19 +10,19 @@ import (
 
 // Status is what a node knows about its cluster.
 type Status struct {
-	ID             string
-	State          string // Leader, Follower, Candidate, Shutdown
-	Term           uint64
-	Leader         string // empty: none known
-	LeaderAddress  string
-	Heard          time.Time // when the leader was last heard from; zero on the leader
-	Commit         uint64    // newest index known to be committed
-	Applied        uint64    // everything up to it is in the rows
-	FirstIndex     uint64    // of the log
-	LastIndex      uint64
-	Members        []raft.Server
-	AppliedHash    [32]byte // state hash at HashIndex, to be compared with other nodes
-	AppliedHashIdx uint64
+	ID            string
+	State         string // Leader, Follower, Candidate, Shutdown
+	Term          uint64
+	Leader        string // empty: none known
+	LeaderAddress string
+	Heard         time.Time // when the leader was last heard from; zero on the leader
+	Commit        uint64    // newest index known to be committed
+	Applied       uint64    // everything up to it is in the rows
+	FirstIndex    uint64    // of the log
+	LastIndex     uint64
+	Members       []raft.Server
+	StateHash     [32]byte // of all rows as of StateIndex; equal on all nodes at equal index
+	StateIndex    uint64
 }
 
 // Status returns a snapshot.
@@ -37,7 +37,7 @@ func (n *Node) Status() Status {
 	if n.raft.State() != raft.Leader {
 		s.Heard = n.raft.LastContact()
 	}
-	s.AppliedHashIdx, s.AppliedHash = n.store.StateHash()
+	s.StateIndex, s.StateHash = n.store.StateHash()
 	return s
 }
 

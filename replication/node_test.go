@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/erlmcp/erlmcp/engine"
 	"github.com/erlmcp/erlmcp/wal"
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
 )
@@ -23,7 +25,8 @@ type peer struct {
 	id    string
 	disk  *vfs.MemFS
 	fs    *faultFS
-	trans *raft.InmemTransport
+	addr  raft.ServerAddress
+	trans *raft.InmemTransport // nil: TCP
 	node  *Node
 	store *engine.Store // nil: down
 }
@@ -34,6 +37,7 @@ type fleet struct {
 	peers   []*peer
 	members []raft.Server
 	change  func(*Options)
+	tcp     bool // real connections on the loopback
 
 	mu sync.Mutex // guards store and node of the peers against clients of the simulation
 }
@@ -42,8 +46,9 @@ func newFleet(t *testing.T, n int, change func(*Options)) *fleet {
 	f := &fleet{t: t, change: change}
 	for i := range n {
 		p := &peer{id: fmt.Sprintf("n%d", i), disk: vfs.NewCrashableMem()}
+		p.addr = raft.ServerAddress(p.id)
 		f.peers = append(f.peers, p)
-		f.members = append(f.members, raft.Server{ID: raft.ServerID(p.id), Address: raft.ServerAddress(p.id)})
+		f.members = append(f.members, raft.Server{ID: raft.ServerID(p.id), Address: p.addr})
 	}
 	t.Cleanup(func() {
 		for _, p := range f.peers {
@@ -72,8 +77,18 @@ func engineOptions(fs vfs.FS) engine.Options {
 }
 
 func (f *fleet) open(p *peer) error {
-	_, p.trans = raft.NewInmemTransportWithTimeout(raft.ServerAddress(p.id), 100*time.Millisecond)
-	o := Options{ID: p.id, Transport: p.trans, Members: f.members, Timing: quick(), Logger: slog.New(slog.DiscardHandler)}
+	var transport raft.Transport
+	if f.tcp {
+		tcp, err := raft.NewTCPTransportWithConfig(string(p.addr), nil, &raft.NetworkTransportConfig{
+			MaxPool: 3, Timeout: 500 * time.Millisecond, MaxRPCsInFlight: 16, Logger: hclog.NewNullLogger(),
+		})
+		require.NoError(f.t, err)
+		transport = tcp
+	} else {
+		_, p.trans = raft.NewInmemTransportWithTimeout(p.addr, 100*time.Millisecond)
+		transport = p.trans
+	}
+	o := Options{ID: p.id, Transport: transport, Members: f.members, Timing: quick(), Logger: slog.New(slog.DiscardHandler)}
 	if f.change != nil {
 		f.change(&o)
 	}
@@ -95,6 +110,9 @@ func (f *fleet) open(p *peer) error {
 func (f *fleet) start(p *peer) { f.t.Helper(); require.NoError(f.t, f.open(p)) }
 
 func (f *fleet) join(p *peer) {
+	if f.tcp {
+		return
+	}
 	for _, o := range f.peers {
 		if o != p && o.trans != nil {
 			o.trans.Connect(raft.ServerAddress(p.id), p.trans)
@@ -104,6 +122,9 @@ func (f *fleet) join(p *peer) {
 }
 
 func (f *fleet) isolate(p *peer) {
+	if f.tcp {
+		return // it dies with its connections
+	}
 	p.trans.DisconnectAll()
 	for _, o := range f.peers {
 		if o != p && o.trans != nil {
@@ -264,6 +285,44 @@ func TestUpdateOnTheLeaderIsVisibleEverywhere(t *testing.T) {
 		}
 		require.Len(t, hashes, 1, "state at index %d", i)
 	}
+}
+
+func TestClusterOverTCP(t *testing.T) {
+	f := newFleet(t, 3, nil)
+	f.tcp = true
+	for i, p := range f.peers {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		p.addr = raft.ServerAddress(l.Addr().String())
+		f.members[i].Address = p.addr
+		require.NoError(t, l.Close())
+	}
+	f.startAll()
+	want := rows("a", 20)
+	f.putAll(want)
+	f.converge(want)
+	var writers sync.WaitGroup
+	l := f.leader()
+	for w := range 16 {
+		writers.Add(1)
+		go func() {
+			defer writers.Done()
+			for i := range 20 {
+				_, _ = put(l.store, fmt.Sprintf("w%d-%d", w, i), "v")
+			}
+		}()
+	}
+	writers.Wait()
+	l.fs.sick.Store(true)
+	_, err := put(l.store, "unknown", "outcome")
+	require.Error(t, err)
+	f.put("k", "v", l)
+	f.crash(l, vfs.CrashCloneCfg{})
+	f.start(l)
+	f.converge(want)
+	f.crash(f.leader(), vfs.CrashCloneCfg{})
+	f.put("k2", "v2")
+	f.converge(map[string]string{"k": "v", "k2": "v2"})
 }
 
 func TestFollowerNamesTheLeader(t *testing.T) {

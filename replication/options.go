@@ -24,7 +24,7 @@ func Fast() Timing {
 	return Timing{Heartbeat: 250 * time.Millisecond, Election: 250 * time.Millisecond, Lease: 125 * time.Millisecond, Commit: 10 * time.Millisecond}
 }
 
-// Compat notices the loss of a leader after about 15 s, like the failover settings 5 s x 3 that it stands for.
+// Compat replaces a lost leader within about 15 s, like the failover settings 5 s x 3 that it stands for.
 func Compat() Timing {
 	return Timing{Heartbeat: 5 * time.Second, Election: 5 * time.Second, Lease: 2500 * time.Millisecond, Commit: 50 * time.Millisecond}
 }
