@@ -260,4 +260,3 @@ func (f *fleet) putAll(m map[string]string, except ...*peer) {
 		f.put(k, v, except...)
 	}
 }
-
