@@ -37,8 +37,9 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
-// Variable names the control file in the environment of the program.
-const Variable = "ERLMCP_FAULTS"
+// Variable names the control file in the environment of the program. It is outside of ERLMCP_*, where the
+// configuration refuses what it does not know.
+const Variable = "FAULTFS_RULES"
 
 // Mark begins every line that is written when a rule strikes.
 const Mark = "faultfs: "

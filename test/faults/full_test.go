@@ -1,0 +1,70 @@
+package faults
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/erlmcp/erlmcp/test/load"
+	"github.com/erlmcp/erlmcp/test/process"
+)
+
+// TestADiskThatFillsUpRefusesWritesKeepsReadsAndRecovers: the disk gives ENOSPC although it had claimed to have space
+// (a quota, a thin volume), for the log and for the store, in the middle of the load.
+func TestADiskThatFillsUpRefusesWritesKeepsReadsAndRecovers(t *testing.T) {
+	for _, c := range []struct {
+		name, rules string
+		refuses     bool
+	}{
+		{"the log cannot write", "write wal/*.seg ENOSPC\n", true},
+		{"no new files, so the log cannot rotate", "create * ENOSPC\n", true},
+		{"nothing can be written", "write * ENOSPC\ncreate * ENOSPC\n", true},
+		{"full after some writes", "write * ENOSPC after=30\ncreate * ENOSPC after=1\n", true},
+		// Of two writes to the log in a row one at least is a batch; the other may be an end mark, which can wait.
+		{"two writes do not fit", "write wal/*.seg ENOSPC after=5 times=2\n", true},
+		{"the store cannot write, the log can", "write store/* ENOSPC\ncreate store/* ENOSPC\n", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t, 4)
+			s.start()
+			s.prepare()
+			s.work(150 * time.Millisecond)
+			s.rules(c.rules)
+			if c.refuses {
+				s.workUntilRefused()
+			} else {
+				s.work(300 * time.Millisecond)
+				require.Zero(t, s.crowd.Totals().Refused["no_space"], "the log is enough to acknowledge")
+			}
+			refused := s.crowd.Totals().Refused["no_space"]
+			require.NoError(t, s.crowd.Compare(context.Background(), s.server, load.Everything), "reads go on")
+			require.Empty(t, s.crowd.Violations())
+
+			s.rules("")
+			before := s.crowd.Totals().Changes
+			s.work(200 * time.Millisecond)
+			require.Greater(t, s.crowd.Totals().Changes, before, "writes go on when there is space again")
+			s.nothingLost()
+			s.server.Kill()
+			s.start()
+			s.nothingLost()
+			s.stopAndVerify()
+			t.Logf("%d writes refused", refused)
+		})
+	}
+}
+
+func TestTheRefusalOfAFullDiskSaysWhatToDo(t *testing.T) {
+	s := newSite(t, 1)
+	s.start()
+	s.rules("write wal/*.seg ENOSPC\n")
+	c := s.server.Caller()
+	defer c.Close()
+	_, err := c.Call(context.Background(), "wip_set_limit", map[string]any{"bucket": "features", "limit": 3})
+	var no *process.Refused
+	require.ErrorAs(t, err, &no)
+	require.Equal(t, "no_space", no.Code)
+	require.Contains(t, no.Message, "nothing was changed and reading still works. Free disk space")
+}
