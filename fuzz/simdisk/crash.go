@@ -340,13 +340,15 @@ func (m *imager) junk(n int64) []byte {
 	return p
 }
 
-// stale copies a random durable sector of a random file.
+// stale copies a random durable sector of a random file, but never of a first
+// page: a whole valid header in the place of another one is a misdirected
+// write, which is a fault and not part of a power loss.
 func (m *imager) stale(p []byte) {
 	ids := slices.Sorted(maps.Keys(m.st.nodes))
 	for range 4 {
 		nd := m.st.nodes[ids[m.rng.IntN(len(ids))]]
-		if !nd.dir && nd.disk.size > sectorSize {
-			nd.disk.readAt(p, m.rng.Int64N(nd.disk.size/sectorSize)*sectorSize)
+		if first := int64(pageSize / sectorSize); !nd.dir && nd.disk.size/sectorSize > first {
+			nd.disk.readAt(p, (first+m.rng.Int64N(nd.disk.size/sectorSize-first))*sectorSize)
 			return
 		}
 	}
