@@ -34,7 +34,8 @@ TESTFLAGS ?=
 FUZZTIME  ?= 30s
 CRASH_STATES ?= 1000000
 CORRUPTIONS  ?= 20000
-SOAK_ROUNDS  ?= 500
+MIN          ?= 2
+SOAKFLAGS    ?=
 BENCHFLAGS   ?=
 
 .PHONY: help build serve test lint fuzz crash corruption soak bench bench-wal install clean
@@ -91,8 +92,8 @@ crash: ## power loss at every disk operation, CRASH_STATES (1000000) of them
 corruption: ## damage at rest, CORRUPTIONS (20000) per kind of file
 	ERLMCP_CORRUPTIONS=$(CORRUPTIONS) $(GO) test -timeout 0 -run 'Corruption|Damage' -v $(TESTFLAGS) ./fuzz
 
-soak: ## kill -9 of the real server under load, SOAK_ROUNDS (500) times
-	ERLMCP_SOAK_ROUNDS=$(SOAK_ROUNDS) $(GO) test -timeout 0 -run 'KillNine' -v $(TESTFLAGS) ./cmd/erlmcp
+soak: ## the real server under load for MIN (2) minutes, kill -9 every few seconds; SOAKFLAGS='-seed N -rate 0'
+	$(GO) run ./test/soak -duration $(MIN)m $(SOAKFLAGS)
 
 bench: ## all benchmark tables (about 15 minutes; an idle machine, please)
 	cd bench && for table in wal engine recovery damage; do $(GO) run . $$table $(BENCHFLAGS); done

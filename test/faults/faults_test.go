@@ -52,10 +52,13 @@ type site struct {
 	server       *process.Server
 }
 
-// newSite prepares a directory. Small segments make the log rotate often.
+// smallSegments make the log rotate many times a second.
+var smallSegments = []string{"--set", "storage.segment_size=128KiB", "--set", "storage.max_value_bytes=32KiB"}
+
+// newSite prepares a directory. The free-space check is off: it must not come before the disk's own refusal.
 func newSite(t *testing.T, clients int, args ...string) *site {
 	s := &site{t: t, dir: filepath.Join(t.TempDir(), "data"), control: filepath.Join(t.TempDir(), "rules")}
-	s.args = append([]string{"--set", "storage.segment_size=128KiB", "--set", "storage.max_value_bytes=32KiB", "--set", "storage.min_free_disk=0"}, args...)
+	s.args = append([]string{"--set", "storage.min_free_disk=0"}, args...)
 	s.crowd = load.New(clients, 0, seed(t))
 	require.NoError(t, os.MkdirAll(s.dir, 0o700))
 	t.Cleanup(func() {

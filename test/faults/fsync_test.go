@@ -15,7 +15,7 @@ import (
 // TestAFailedFsyncEndsTheProcessAndLosesNothing fails one fsync under load, again and again in the same directory, at
 // different moments: the first one after the start, between group commits, at a rotation of the log.
 func TestAFailedFsyncEndsTheProcessAndLosesNothing(t *testing.T) {
-	s := newSite(t, 8)
+	s := newSite(t, 8, smallSegments...)
 	s.start()
 	s.prepare()
 	for round, after := range []int{0, 1, 7, 40, 250} {

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -17,17 +18,18 @@ func TestADiskThatFillsUpRefusesWritesKeepsReadsAndRecovers(t *testing.T) {
 	for _, c := range []struct {
 		name, rules string
 		refuses     bool
+		args        []string
 	}{
-		{"the log cannot write", "write wal/*.seg ENOSPC\n", true},
-		{"no new files, so the log cannot rotate", "create * ENOSPC\n", true},
-		{"nothing can be written", "write * ENOSPC\ncreate * ENOSPC\n", true},
-		{"full after some writes", "write * ENOSPC after=30\ncreate * ENOSPC after=1\n", true},
+		{"the log cannot write", "write wal/*.seg ENOSPC\n", true, nil},
+		{"no new files, so the log cannot rotate", "create * ENOSPC\n", true, smallSegments},
+		{"nothing can be written", "write * ENOSPC\ncreate * ENOSPC\n", true, nil},
+		{"full after some writes", "write * ENOSPC after=30\ncreate * ENOSPC after=1\n", true, nil},
 		// Of two writes to the log in a row one at least is a batch; the other may be an end mark, which can wait.
-		{"two writes do not fit", "write wal/*.seg ENOSPC after=5 times=2\n", true},
-		{"the store cannot write, the log can", "write store/* ENOSPC\ncreate store/* ENOSPC\n", false},
+		{"two writes do not fit", "write wal/*.seg ENOSPC after=5 times=2\n", true, nil},
+		{"the store cannot write, the log can", "write store/* ENOSPC\ncreate store/* ENOSPC\n", false, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := newSite(t, 4)
+			s := newSite(t, 4, c.args...)
 			s.start()
 			s.prepare()
 			s.work(150 * time.Millisecond)
@@ -54,6 +56,37 @@ func TestADiskThatFillsUpRefusesWritesKeepsReadsAndRecovers(t *testing.T) {
 			t.Logf("%d writes refused", refused)
 		})
 	}
+}
+
+// TestADiskThatIsFullAtARotationLosesNothing: where even the last bytes of a segment that has its space already cannot be
+// written (copy-on-write file systems), the log cannot seal it. Then the server may stop like after a failed fsync
+// instead of refusing, but it must say so, lose nothing, and come back.
+func TestADiskThatIsFullAtARotationLosesNothing(t *testing.T) {
+	s := newSite(t, 4, smallSegments...)
+	s.start()
+	s.prepare()
+	stops := 0
+	for after := range 6 {
+		s.work(100 * time.Millisecond)
+		s.rules(fmt.Sprintf("write wal/*.seg ENOSPC after=%d\n", 20*after))
+		ctx, cancel := context.WithTimeout(context.Background(), 400*time.Millisecond)
+		stopped := s.crowd.Run(ctx, s.server)
+		cancel()
+		s.rules("")
+		if len(stopped) > 0 {
+			stops++
+			code, err := s.server.Wait(process.Patience)
+			require.NoError(t, err)
+			require.Equal(t, 1, code)
+			require.Contains(t, s.server.Stderr(), "no space left on device")
+			require.Contains(t, s.server.Stderr(), "what to do: look at the disk")
+			s.start()
+		}
+		s.nothingLost()
+	}
+	s.stopAndVerify()
+	t.Logf("%d writes refused, %d stops", s.crowd.Totals().Refused["no_space"], stops)
+	require.NotZero(t, s.crowd.Totals().Refused["no_space"])
 }
 
 func TestTheRefusalOfAFullDiskSaysWhatToDo(t *testing.T) {

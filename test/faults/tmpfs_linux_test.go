@@ -16,7 +16,7 @@ import (
 // TestARealFullFileSystem fills a small tmpfs to the last byte under load, with the free-space check turned off, so
 // that every write runs into the real ENOSPC.
 func TestARealFullFileSystem(t *testing.T) {
-	s := newSite(t, 4, "--set", "storage.retain_log=0")
+	s := newSite(t, 4, append(smallSegments, "--set", "storage.retain_log=0")...)
 	if err := unix.Mount("tmpfs", s.dir, "tmpfs", 0, "size=64m"); err != nil {
 		t.Skipf("this test mounts a small file system, which is not permitted here: %v", err)
 	}

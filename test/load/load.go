@@ -227,11 +227,13 @@ func (l *Load) Totals() Totals {
 	return t
 }
 
-// Records returns how many orders and andon events the clients know.
-func (l *Load) Records() (orders, andons int) {
+// Orders returns how many work orders were acknowledged. Safe beside Run.
+func (l *Load) Orders() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
 	for _, c := range l.clients {
-		orders += len(c.orders)
-		andons += len(c.andons)
+		n += len(c.orders)
 	}
-	return orders, andons
+	return n
 }
