@@ -23,6 +23,7 @@ const Auto = "auto"
 type BackupOptions struct {
 	Type     string                 // Full, Incremental, Auto (default)
 	Label    string                 // stored sealed
+	Archive  *Archive               // of the same life: its end is recorded, so that its loss would be noticed; may be nil
 	Progress func(rows, raw uint64) // called now and then by the backup's goroutine; may be nil
 }
 
@@ -67,7 +68,12 @@ func parentFor(c *Chain, st *State) (*Link, error) {
 	if len(all) == 0 {
 		return nil, fmt.Errorf("%w: history %s", ErrNoParent, st.Life)
 	}
-	parent := all[len(all)-1]
+	parent := all[0]
+	for _, l := range all {
+		if l.Index >= parent.Index {
+			parent = l
+		}
+	}
 	if parent.Index > st.Index {
 		return nil, fmt.Errorf("%w: the newest backup is of index %d, the store is at %d", ErrNoParent, parent.Index, st.Index)
 	}
@@ -118,6 +124,9 @@ func (r *Repo) store(ctx context.Context, c *Chain, src Source, parent *Link, to
 	st := src.State()
 	inv := Inventory{
 		Kind: Full, Session: token, Life: st.Life.String(), Index: st.Index, StateTime: st.Time,
+	}
+	if o.Archive.lifeOf() == inv.Life {
+		inv.Archive = o.Archive.mark()
 	}
 	var base *baseCursor
 	var needs uint64 // a link that must still be there at the end

@@ -32,7 +32,7 @@ func record(rng *rand.Rand, i int) []byte {
 func TestLargeStoreFigures(t *testing.T) {
 	mib, _ := strconv.Atoi(os.Getenv("ERLMCP_BACKUP_MIB"))
 	if mib == 0 {
-		mib = 8
+		mib = 3
 	}
 	dir := t.TempDir()
 	s, err := engine.Open(filepath.Join(dir, "data"), engine.Options{})

@@ -47,6 +47,8 @@ type Inventory struct {
 	Lists     []Ref     `json:"lists,omitempty"`
 	Packs     []Ref     `json:"packs,omitempty"`
 
+	Archive *ArchiveMark `json:"archive,omitempty"` // newest piece of the archive of Life at the time
+
 	Live    []Live         `json:"live,omitempty"`    // prune: every older link that still counts
 	Aborted []string       `json:"aborted,omitempty"` // prune: sessions that can no longer commit
 	Watched map[string]int `json:"watched,omitempty"` // prune: open sessions and how many objects they had

@@ -544,3 +544,85 @@ func TestTwoBackupsAtOnceBothCount(t *testing.T) {
 		w.restore(Target{Seq: l.Seq})
 	}
 }
+
+func TestABackupUnderLoadIsTheStateAtItsIndex(t *testing.T) {
+	w := newWorld(t, 18)
+	w.fill(5000)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for g := range 3 {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(18, uint64(g)))
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				_, err := w.s.Update(bg, func(tx *engine.Tx) error {
+					return tx.Put("bulk", fmt.Appendf(nil, "key-%06d", rng.IntN(6000)), fmt.Appendf(nil, "%d by %d", i, g))
+				})
+				if err != nil {
+					t.Errorf("write during the backup: %v", err)
+					return
+				}
+			}
+		})
+	}
+	var links []*Link
+	for _, kind := range []string{Full, Incremental, Incremental, Full} {
+		l := w.backup(kind)
+		hash, ok := w.s.StateHashAt(l.Index)
+		if ok { // the engine remembers the newest few thousand
+			require.Equal(t, fmt.Sprintf("%x", hash), l.StateHash)
+		}
+		links = append(links, l)
+	}
+	close(stop)
+	wg.Wait()
+	for _, l := range links {
+		rep, err := w.tryRestore(Target{Seq: l.Seq})
+		require.NoError(t, err)
+		require.True(t, rep.Proven)
+	}
+}
+
+func TestAChainOfHundredsIsCheckedWithoutReadingData(t *testing.T) {
+	w := newWorld(t, 19)
+	w.fill(500)
+	w.backup(Full)
+	c, err := w.repo.Chain(bg)
+	require.NoError(t, err)
+	for range 300 {
+		last := c.Links[len(c.Links)-1]
+		inv := Inventory{Kind: Full, Life: last.Life, Index: last.Index, Packs: last.Packs, Lists: last.Lists}
+		l, err := w.repo.commit(bg, c, inv, last.Details, func(*Link) error { return nil })
+		require.NoError(t, err)
+		c.Links = append(c.Links, l)
+	}
+	counted := &counting{Store: w.disk}
+	r, err := Open(bg, counted, w.options())
+	require.NoError(t, err)
+	counted.gets, counted.ranges = 0, 0
+	c, err = r.Chain(bg)
+	require.NoError(t, err)
+	require.Len(t, c.Links, 301)
+	require.LessOrEqual(t, counted.gets, 304, "one read for each link, and the head")
+	require.Zero(t, counted.ranges)
+}
+
+// counting counts reads.
+type counting struct {
+	store.Store
+	gets, ranges int
+}
+
+func (c *counting) Get(ctx context.Context, name string) ([]byte, store.Version, error) {
+	c.gets++
+	return c.Store.Get(ctx, name)
+}
+
+func (c *counting) GetRange(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	c.ranges++
+	return c.Store.GetRange(ctx, name, off, n)
+}

@@ -423,7 +423,40 @@ func (v *verifier) archive(ctx context.Context) error {
 			prev = cp
 		}
 	}
+	v.marks()
 	return nil
+}
+
+// marks compares the archive with what backups recorded of its end.
+func (v *verifier) marks() {
+	for _, l := range v.rep.Chain.Backups("") {
+		m := l.Archive
+		if m == nil {
+			continue
+		}
+		life, err := parseID(l.Life)
+		if err != nil {
+			continue
+		}
+		name := archiveName(life, m.First)
+		p := v.pieces[name]
+		switch {
+		case p == nil && !v.pruned(l, m):
+			v.damage(Damage{Kind: "missing", Object: name, Reason: fmt.Sprintf("backup %d recorded it", l.Seq), From: m.First, To: m.Last})
+		case p == nil || v.checked[name]:
+		case v.o.ReadData && hex.EncodeToString(p.digest[:]) != m.Digest, p.p != nil && p.p.Last != m.Last:
+			v.damage(Damage{Kind: "replayed", Object: name, Reason: fmt.Sprintf("it is not the piece that backup %d recorded", l.Seq), From: m.First, To: m.Last})
+		}
+	}
+}
+
+// pruned: a prune may remove pieces up to the oldest backup of their life.
+func (v *verifier) pruned(l *Link, m *ArchiveMark) bool {
+	oldest := l.Index
+	for _, b := range v.rep.Chain.Backups(l.Life) {
+		oldest = min(oldest, b.Index)
+	}
+	return m.Last <= oldest
 }
 
 // piece reads what a piece says, authenticated if there is a key and all is to be read.

@@ -2,6 +2,7 @@ package backupfmt
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/erlmcp/erlmcp/backupfmt/keys"
+	"github.com/erlmcp/erlmcp/backupfmt/object"
 	"github.com/erlmcp/erlmcp/backupfmt/store"
 )
 
@@ -43,6 +45,66 @@ func (w *world) copyOf() store.Store {
 		require.NoError(w.t, c.Create(bg, n, b))
 	}
 	return c
+}
+
+func TestLostPiecesOfTheArchiveThatABackupRecordedAreNoticed(t *testing.T) {
+	w := newWorld(t, 61)
+	w.write(5)
+	w.backup(Full)
+	w.write(5)
+	w.ship()
+	src, err := EngineSource(w.s, object.ID{})
+	require.NoError(t, err)
+	defer src.Close()
+	w.write(5)
+	_, err = w.repo.Backup(bg, src, BackupOptions{Type: Incremental, Archive: w.ar})
+	require.NoError(t, err)
+	rep, err := Scrub(bg, w.disk, VerifyOptions{ReadData: true})
+	require.NoError(t, err)
+	require.Empty(t, rep.Damage)
+	piece := w.names(folderArchive)[0]
+	b, _, err := w.disk.Get(bg, piece)
+	require.NoError(t, err)
+	require.NoError(t, w.disk.Delete(bg, piece))
+	rep, err = Scrub(bg, w.disk, VerifyOptions{})
+	require.NoError(t, err)
+	require.Len(t, rep.Damage, 1)
+	require.Equal(t, Damage{Kind: "missing", Object: piece, Reason: "backup 2 recorded it", From: 1, To: 10}, rep.Damage[0])
+	// Another sound piece of the same entries in its place.
+	w.ar, err = w.repo.OpenArchive(bg, w.life())
+	require.NoError(t, err)
+	w.ship()
+	again, _, err := w.disk.Get(bg, piece)
+	require.NoError(t, err)
+	require.NotEqual(t, b, again)
+	rep, err = Scrub(bg, w.disk, VerifyOptions{ReadData: true})
+	require.NoError(t, err)
+	require.Len(t, rep.Damage, 1)
+	require.Equal(t, "replayed", rep.Damage[0].Kind)
+}
+
+func TestConfigurationCannotBeChangedBehindTheOwnersBack(t *testing.T) {
+	w := history(t, 62)
+	for _, change := range []func(*config){
+		func(c *config) { c.Encryption = encryptNone },
+		func(c *config) { c.Created = c.Created.Add(1e9) },
+		func(c *config) { c.Repo = strings.Repeat("ab", 16) },
+	} {
+		st := w.copyOf()
+		b, _, err := st.Get(bg, nameConfig)
+		require.NoError(t, err)
+		c, err := parseConfig(b)
+		require.NoError(t, err)
+		change(&c)
+		b, err = c.encode()
+		require.NoError(t, err)
+		put(t, st, nameConfig, b)
+		_, err = Open(bg, st, w.options())
+		require.True(t, errors.Is(err, ErrWrongKey) || errors.Is(err, ErrNotEncrypted), "%v", err)
+		rep, err := Scrub(bg, st, VerifyOptions{})
+		require.NoError(t, err)
+		require.NotEmpty(t, rep.Damage, "the two copies differ")
+	}
 }
 
 func put(t *testing.T, st store.Store, name string, b []byte) {

@@ -1,0 +1,112 @@
+package backupfmt
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/erlmcp/erlmcp/backupfmt/object"
+	"github.com/erlmcp/erlmcp/snapshot"
+)
+
+// Consolidate merges a full backup and the incrementals over it into a new full backup of the same state, inside the repository: the
+// store it came from is not needed. What did not change is shared with the newest full backup. seq 0: the newest backup. A backup
+// that is full already is returned as it is.
+func (r *Repo) Consolidate(ctx context.Context, seq uint64) (*Link, error) {
+	c, err := r.Chain(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l, err := baseOf(c, Target{Seq: seq})
+	if err != nil || l.Kind == Full {
+		return l, err
+	}
+	run, err := c.Run(l)
+	if err != nil {
+		return nil, err
+	}
+	src, err := newMergedSource(r, run)
+	if err != nil {
+		return nil, err
+	}
+	return r.backup(ctx, c, src, nil, BackupOptions{Label: l.Label})
+}
+
+// mergedSource shows a stored state as if it were a store.
+type mergedSource struct {
+	r     *Repo
+	run   []*Link
+	state State
+}
+
+func newMergedSource(r *Repo, run []*Link) (*mergedSource, error) {
+	l := run[len(run)-1]
+	life, err := parseID(l.Life)
+	if err != nil {
+		return nil, err
+	}
+	logID, err := parseID(l.LogID)
+	if err != nil {
+		return nil, err
+	}
+	hash, err := hex.DecodeString(l.StateHash)
+	if err != nil || len(hash) != 32 {
+		return nil, &DamageError{Kind: "damaged", Object: manifestName(l.Seq), Seq: l.Seq, Reason: "it has no state hash"}
+	}
+	return &mergedSource{r: r, run: run, state: State{
+		Life: life, LogID: logID, Index: l.Index, Term: l.Term, Hash: [32]byte(hash), Time: l.StateTime, Membership: l.Membership,
+	}}, nil
+}
+
+// State implements Source.
+func (s *mergedSource) State() State { return s.state }
+
+// Rows implements Source.
+func (s *mergedSource) Rows(ctx context.Context, fn func(*snapshot.Entry) error) error {
+	m, err := s.r.newMerger(ctx, s.run)
+	if err != nil {
+		return err
+	}
+	for {
+		e, err := m.Next()
+		if err != nil || e == nil {
+			return err
+		}
+		if err := fn(e); err != nil {
+			return err
+		}
+	}
+}
+
+// Changed implements Source; a stored state has no log.
+func (s *mergedSource) Changed(context.Context, uint64, func(*snapshot.Entry) error) error {
+	return fmt.Errorf("%w: a stored state", ErrNoHistory)
+}
+
+// ArchiveMark says how far the archive was when a backup was made, so that the loss of its newest pieces is noticed.
+type ArchiveMark struct {
+	First  uint64 `json:"first"` // of the newest piece
+	Last   uint64 `json:"last"`
+	Digest string `json:"digest"`
+}
+
+// mark is the newest piece, nil if there is none.
+func (a *Archive) mark() *ArchiveMark {
+	if a == nil {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.last == nil {
+		return nil
+	}
+	return &ArchiveMark{First: a.last.First, Last: a.last.Last, Digest: a.prev}
+}
+
+// lifeOf is the life of an archive in hex, "" for none.
+func (a *Archive) lifeOf() string {
+	if a == nil {
+		return ""
+	}
+	return object.ID(a.life).String()
+}
