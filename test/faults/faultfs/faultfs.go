@@ -5,11 +5,12 @@
 // force for everything that begins after the file was replaced. Replace it by rename, never in place. An absent or
 // empty file means a healthy disk.
 //
-//	<operation> <file pattern> <what happens> [after=N] [times=N]
+//	<operation> <file pattern> <what happens> [after=N] [times=N] [from=OFFSET]
 //
 //	sync   wal/*.seg  EIO after=20 times=1   the 21st fdatasync of the log fails, later ones work
 //	write  *          ENOSPC                 every write fails until the rule is taken away
 //	sync   wal/*.seg  delay=150ms            a slow disk
+//	write  wal/*.seg  ENOSPC from=130000     no pwrite at this offset or behind it
 //
 // Operations are sync (fsync, fdatasync, sync_file_range), write (write, pwrite, fallocate) and create (new, renamed,
 // linked and reused files, new directories). A pattern of n elements is matched with path.Match against the last n
@@ -58,6 +59,7 @@ type rule struct {
 	delay     time.Duration
 	after     int // matching operations that are let through first
 	times     int // how often the rule strikes; 0: without end
+	from      int // least offset of a pwrite
 	seen      int
 }
 
@@ -114,6 +116,8 @@ func parseRule(fields []string) (*rule, error) {
 			r.after = n
 		case "times":
 			r.times = n
+		case "from":
+			r.from = n
 		default:
 			return nil, fmt.Errorf("unknown option %q", key)
 		}
@@ -121,9 +125,9 @@ func parseRule(fields []string) (*rule, error) {
 	return r, nil
 }
 
-// matches reports whether the rule is about this operation on this file.
-func (r *rule) matches(operation, name string) bool {
-	if r.operation != operation {
+// matches reports whether the rule is about this operation on this file. offset is 0 for all but pwrite.
+func (r *rule) matches(operation, name string, offset int64) bool {
+	if r.operation != operation || offset < int64(r.from) {
 		return false
 	}
 	elements := strings.Split(filepath.ToSlash(name), "/")
@@ -171,7 +175,7 @@ func (in *injector) MaybeError(op errorfs.Op) error {
 	if operation == "" {
 		return nil
 	}
-	hit, err := in.decide(operation, op.Path)
+	hit, err := in.decide(operation, op.Path, op.Offset)
 	switch {
 	case err != nil:
 		return err
@@ -186,7 +190,7 @@ func (in *injector) MaybeError(op errorfs.Op) error {
 
 // decide finds the rule that strikes, if any. A control file that cannot be understood fails every operation: a typing
 // error must not look like a healthy disk.
-func (in *injector) decide(operation, name string) (*rule, error) {
+func (in *injector) decide(operation, name string, offset int64) (*rule, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	raw, err := os.ReadFile(in.control)
@@ -201,7 +205,7 @@ func (in *injector) decide(operation, name string) (*rule, error) {
 		in.text, in.rules = text, rules
 	}
 	for _, r := range in.rules {
-		if !r.matches(operation, name) || !r.strikes() {
+		if !r.matches(operation, name, offset) || !r.strikes() {
 			continue
 		}
 		switch {

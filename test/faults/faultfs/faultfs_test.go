@@ -77,6 +77,18 @@ func TestAFullDiskRefusesWritesAndNewFilesUntilTheRuleIsGone(t *testing.T) {
 	require.Equal(t, "x", string(raw), "a refused write writes nothing")
 }
 
+func TestARuleMayBeAboutTheEndOfAFile(t *testing.T) {
+	d := newDisk(t)
+	f, err := d.fs.OpenReadWrite(filepath.Join(d.dir, "a"), vfs.WriteCategoryUnspecified)
+	require.NoError(t, err)
+	defer f.Close()
+	d.rules("write a ENOSPC from=100\n")
+	_, err = f.WriteAt([]byte("x"), 99)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte("x"), 100)
+	require.ErrorIs(t, err, syscall.ENOSPC)
+}
+
 func TestASlowDiskSleepsAndSaysSoOnce(t *testing.T) {
 	var slept time.Duration
 	var out bytes.Buffer
