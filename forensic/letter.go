@@ -165,9 +165,20 @@ func (l *Letter) explain(f wal.Finding, r *engine.Reader, times []batchTime) {
 	d.Next = []string{
 		"do not start a server on this directory; copy it first (`cp -a " + l.Dir + " COPY`), for the damage may spread with the disk's trouble",
 		"see the surroundings: `tcpsdump wal " + l.Dir + fmt.Sprintf(" --from %d --to %d --batches`", max(1, sub(first, 5)), max(first, last)+5),
-		f.Advice,
+		afterwards(f.Kind),
 	}
 	l.Diagnoses = append(l.Diagnoses, d)
+}
+
+// afterwards is what to do once the directory is copied and looked at.
+func afterwards(kind string) string {
+	switch kind {
+	case wal.KindMissingSegment, wal.KindMisplaced:
+		return "put the file back under its name if it was moved; else restore the newest backup into a new directory, or let a cluster peer resend the range"
+	case wal.KindUnreadable:
+		return "look at the disk (`dmesg`, smartctl); when it reads again, start the server: nothing needs to be repaired then"
+	}
+	return "restore the newest backup into a new directory, or let a cluster peer resend the range"
 }
 
 // rangeEnd is the last index the damage can concern: the batch behind it that is valid in itself is not damaged.
@@ -225,6 +236,10 @@ func (l *Letter) meaning(d *Diagnosis, f wal.Finding, first, last uint64) {
 		d.Meaning = append(d.Meaning,
 			fmt.Sprintf("changes %d to %d had reached the store and are not lost", first, l.Store.AppliedIndex),
 			fmt.Sprintf("changes from index %d on were acknowledged and are not in the store: only a peer or a backup with its log archive has them", l.Store.AppliedIndex+1))
+	case f.LastIndex != 0:
+		d.Meaning = append(d.Meaning,
+			fmt.Sprintf("changes %d to %d were acknowledged, had not reached the store (it holds %d) and cannot be read here: only a peer or a backup with its log archive has them", first, f.LastIndex, l.Store.AppliedIndex),
+			"changes behind them are intact and can be read with `tcpsdump wal`, but a server does not skip what lies between")
 	default:
 		d.Meaning = append(d.Meaning,
 			fmt.Sprintf("changes from index %d on were acknowledged and had not reached the store (it holds %d): only a peer or a backup with its log archive has them", first, l.Store.AppliedIndex))

@@ -280,8 +280,8 @@ func TestVerifyNamesDamageAndLeavesTheDirectoryAsItWas(t *testing.T) {
 
 	refused := run(t, "serve", "--data", s.dir, "--listen", "127.0.0.1:0", "--metrics-listen", "off")
 	require.Equal(t, 1, refused.code)
-	require.Contains(t, refused.stderr, "corrupt")
-	require.Contains(t, refused.stderr, "erlmcp verify --data "+s.dir)
+	require.Contains(t, refused.stderr, "DAMAGE 1 of 1")
+	require.Contains(t, refused.stderr, "tcpsdump wal "+s.dir)
 }
 
 func TestVerifyFindsDamageBelowARunningServer(t *testing.T) {

@@ -6,12 +6,15 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
 	"github.com/erlmcp/erlmcp/engine"
+	"github.com/erlmcp/erlmcp/forensic"
 )
 
 // explainOpen adds to an error of engine.Open what the person at the terminal should do about it.
-func explainOpen(dir string, err error) error {
+func explainOpen(dir string, key []byte, err error) error {
 	advice := ""
 	switch {
 	case errors.Is(err, engine.ErrInUse):
@@ -25,7 +28,7 @@ func explainOpen(dir string, err error) error {
 	case errors.Is(err, engine.ErrWrongKey):
 		advice = "give the key that this directory was created with"
 	case errors.Is(err, engine.ErrCorrupt):
-		advice = fmt.Sprintf("nothing was changed; `erlmcp verify --data %s` lists the damage", dir)
+		return fmt.Errorf("open %s: the data is damaged; nothing was changed\n%s", dir, damageLetter(dir, key, err))
 	case errors.Is(err, fs.ErrPermission):
 		advice = "the user of this process needs to read and write the directory"
 	case strings.Contains(err.Error(), "read-only file system"):
@@ -37,6 +40,18 @@ func explainOpen(dir string, err error) error {
 		return fmt.Errorf("open %s: %w", dir, err)
 	}
 	return fmt.Errorf("open %s: %w\n%s", dir, err, advice)
+}
+
+// damageLetter examines the directory and says what is damaged, what is intact, what it means and what to do. If the
+// examination finds nothing, the error itself has to do.
+func damageLetter(dir string, key []byte, err error) string {
+	letter, examErr := forensic.Examine(vfs.Default, dir, key)
+	if examErr != nil || !letter.Damaged() {
+		return err.Error()
+	}
+	var text strings.Builder
+	letter.WriteText(&text)
+	return text.String()
 }
 
 func inUseAdvice(dir string) string {

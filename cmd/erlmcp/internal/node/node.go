@@ -136,7 +136,7 @@ func (n *Node) openParts() (*parts, error) {
 	created := errors.Is(err, fs.ErrNotExist)
 	store, err := engine.Open(n.dir, options)
 	if err != nil {
-		return nil, explainOpen(n.dir, err)
+		return nil, explainOpen(n.dir, n.o.Key, err)
 	}
 	p := &parts{store: store, created: created}
 	fail := func(err error) (*parts, error) {
