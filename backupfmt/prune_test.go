@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,13 +105,19 @@ func TestPruneRemovesWhatNothingNeedsAndKeepsTheRest(t *testing.T) {
 // faulty fails at the n-th operation that changes the store, as if the process had been killed there.
 type faulty struct {
 	store.Store
-	left int
+	left atomic.Int64
+}
+
+func newFaulty(st store.Store, n int) *faulty {
+	f := &faulty{Store: st}
+	f.left.Store(int64(n))
+	return f
 }
 
 var errKilled = errors.New("killed")
 
 func (f *faulty) step() error {
-	if f.left--; f.left < 0 {
+	if f.left.Add(-1) < 0 {
 		return errKilled
 	}
 	return nil
@@ -140,7 +147,7 @@ func (f *faulty) Delete(ctx context.Context, name string) error {
 // killed opens the repository on a store that dies after n changes.
 func (w *world) killed(n int) *Repo {
 	w.t.Helper()
-	r, err := Open(bg, &faulty{w.disk, n}, w.options())
+	r, err := Open(bg, newFaulty(w.disk, n), w.options())
 	require.NoError(w.t, err)
 	return r
 }

@@ -228,6 +228,37 @@ func TestIncrementalsHoldWhatChangedAndRestoreMergesThem(t *testing.T) {
 	}
 }
 
+func TestAnIncrementalNeedsTheLogSinceItsParent(t *testing.T) {
+	w := newWorld(t, 22)
+	require.NoError(t, w.s.Close())
+	o := w.engineOptions()
+	o.RetainLog = -1
+	var err error
+	w.s, err = engine.Open("short", o)
+	require.NoError(t, err)
+	grow := func() {
+		for range 4 {
+			_, err := w.s.Update(bg, func(tx *engine.Tx) error { return tx.Put("t", []byte("k"), make([]byte, 100<<10)) })
+			require.NoError(t, err)
+			_, err = w.s.Checkpoint()
+			require.NoError(t, err)
+		}
+		index, hash := w.s.StateHash()
+		w.hash[index] = hash
+	}
+	grow()
+	parent := w.backup(Full)
+	w.s.PinLog("backup", parent.Index)
+	grow()
+	require.Equal(t, Incremental, w.backup(Incremental).Kind, "with the log pinned")
+	w.s.UnpinLog("backup")
+	grow()
+	_, err = w.tryBackup(Incremental)
+	require.ErrorIs(t, err, ErrNoHistory)
+	require.Equal(t, Full, w.backup(Auto).Kind)
+	w.restore(Target{})
+}
+
 func TestSecondFullStoresOnlyTheChunksThatChanged(t *testing.T) {
 	w := newWorld(t, 4)
 	w.fill(20000)

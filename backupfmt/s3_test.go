@@ -118,7 +118,7 @@ func TestACopyGoesOnWhereItWasKilledAndSpreadsNoDamage(t *testing.T) {
 	total := len(w.names(""))
 	for n := 0; ; n++ {
 		require.LessOrEqual(t, n, total)
-		if _, err := Copy(bg, w.disk, &faulty{to, 3}, nil); err == nil {
+		if _, err := Copy(bg, w.disk, newFaulty(to, 3), nil); err == nil {
 			break
 		}
 	}

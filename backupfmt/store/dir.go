@@ -133,8 +133,7 @@ func (d *Dir) writeTemp(body []byte) (string, error) {
 	if err != nil {
 		return "", dirErr("create", tmp, err)
 	}
-	_, err = f.Write(body)
-	if err == nil {
+	if err = writeAll(f, body); err == nil {
 		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {
@@ -145,6 +144,19 @@ func (d *Dir) writeTemp(body []byte) (string, error) {
 		return "", dirErr("write", tmp, err)
 	}
 	return tmp, nil
+}
+
+// writeAll writes through a buffer of its own: a vfs.File may change what is handed to Write, and body belongs to the caller.
+func writeAll(f vfs.File, body []byte) error {
+	buf := make([]byte, min(len(body), 256<<10))
+	for len(body) > 0 {
+		n := copy(buf, body)
+		if _, err := f.Write(buf[:n]); err != nil {
+			return err
+		}
+		body = body[n:]
+	}
+	return nil
 }
 
 // makeFolder creates the folders of an object and makes their names durable.

@@ -85,6 +85,13 @@ func readBack(t *testing.T, s store.Store) {
 }
 
 func createOnce(t *testing.T, s store.Store) {
+	body := content(7, 300_000)
+	must(t, s.Create(bg, "body/a", body))
+	_, err := s.Replace(bg, "body/b", body, "")
+	must(t, err)
+	if !bytes.Equal(body, content(7, 300_000)) {
+		t.Fatal("the store changed the caller's bytes")
+	}
 	must(t, s.Create(bg, "manifests/1", []byte("first")))
 	wants(t, s.Create(bg, "manifests/1", []byte("other")), store.ErrExists)
 	must(t, s.Create(bg, "manifests/1", []byte("first")))
