@@ -131,6 +131,9 @@ func (s *dbSpecimen) suffer(in injury) (outcome string, err error) {
 	if err := in.do(d); err != nil {
 		return "", err
 	}
+	if err := s.lookOnly(d); err != nil {
+		return "", err
+	}
 	db, err := engine.Open(dbDir, s.cfg.options(d, 0))
 	if herr := handlesInOrder(d); err != nil && herr != nil {
 		return "", fmt.Errorf("after a refusal (%w): %w", err, herr)
