@@ -112,6 +112,9 @@ func (r *Repo) backup(ctx context.Context, c *Chain, src Source, parent *Link, o
 		return nil, err
 	}
 	l, err := r.store(ctx, c, src, parent, token, o)
+	if errors.Is(err, ErrNoHistory) || errors.Is(err, ErrTooMany) {
+		return nil, errors.Join(err, r.st.Delete(ctx, folderSessions+token)) // found out before anything was stored
+	}
 	if err != nil {
 		// The session object stays: its packs are only known to be garbage once a prune has fenced it.
 		return nil, err

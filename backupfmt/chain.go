@@ -96,7 +96,8 @@ func (r *Repo) Chain(ctx context.Context) (*Chain, error) {
 // newest follows the chain from the head on: a writer may have died between a link and the head.
 func (r *Repo) newest(ctx context.Context, head headMark) (*Link, error) {
 	var last *Link
-	if head.Seq > 0 {
+	lost := head.Seq == 0 // no head: either nothing was ever committed, or it is gone
+	if !lost {
 		l, err := r.link(ctx, head.Seq)
 		if errors.Is(err, store.ErrNotFound) {
 			return nil, &DamageError{Kind: "rolled-back", Object: manifestName(head.Seq), Seq: head.Seq, Reason: "the head names it as the newest link, but it is gone"}
@@ -112,7 +113,12 @@ func (r *Repo) newest(ctx context.Context, head headMark) (*Link, error) {
 	for {
 		l, err := r.link(ctx, head.Seq+1)
 		if errors.Is(err, store.ErrNotFound) {
-			return last, r.nothingBeyond(ctx, head.Seq)
+			if lost {
+				err = r.nothingBeyond(ctx, head.Seq)
+			} else {
+				err = nil
+			}
+			return last, err
 		}
 		if err != nil {
 			return nil, err
@@ -125,7 +131,7 @@ func (r *Repo) newest(ctx context.Context, head headMark) (*Link, error) {
 	}
 }
 
-// nothingBeyond makes sure that a chain that seems to end, or to be empty, does not go on behind a gap.
+// nothingBeyond makes sure that a chain without a head does not go on behind a gap: then more than the head is gone.
 func (r *Repo) nothingBeyond(ctx context.Context, seq uint64) error {
 	return r.st.List(ctx, folderManifest, func(i store.Info) error {
 		if n, ok := parseNumber(i.Name); ok && n > seq {

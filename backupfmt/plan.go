@@ -125,9 +125,6 @@ func (r *Repo) planLog(ctx context.Context, p *Plan, l *Link) error {
 			continue // lies before the backup
 		}
 		if meta.First > p.Index+1 {
-			if t := p.Target; !t.Time.IsZero() && meta.FirstTime.After(t.Time) && t.Time.Before(l.StateTime) {
-				break
-			}
 			return &GapError{From: p.Index + 1, To: meta.First - 1, Reachable: p.Index, Wanted: p.Target.Index}
 		}
 		if done, err = r.planPiece(ctx, p, ref, meta); err != nil || done {

@@ -256,6 +256,7 @@ func TestAnIncrementalNeedsTheLogSinceItsParent(t *testing.T) {
 	_, err = w.tryBackup(Incremental)
 	require.ErrorIs(t, err, ErrNoHistory)
 	require.Equal(t, Full, w.backup(Auto).Kind)
+	require.Empty(t, w.names(folderSessions))
 	w.restore(Target{})
 }
 
@@ -426,6 +427,11 @@ func TestInPlaceRestoreKeepsTheOldStoreAside(t *testing.T) {
 	o.Replace = true
 	_, err = w.repo.Restore(bg, p, o)
 	require.ErrorIs(t, err, ErrInvalid, "in use")
+	require.NoError(t, w.fs.MkdirAll("home/documents", 0o700))
+	foreign := o
+	foreign.Dir = "home"
+	_, err = w.repo.Restore(bg, p, foreign)
+	require.ErrorIs(t, err, ErrInvalid, "not a store")
 	require.NoError(t, w.s.Close())
 	rep, err := w.repo.Restore(bg, p, o)
 	require.NoError(t, err)

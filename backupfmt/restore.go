@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -106,6 +107,12 @@ func checkTarget(fs vfs.FS, o RestoreOptions) error {
 		return nil
 	}
 	// Only a store that nobody uses may be moved.
+	if len(names) == 0 {
+		return nil
+	}
+	if !slices.Contains(names, "FORMAT") {
+		return fmt.Errorf("%w: %s is not empty and holds no store; nothing was changed", ErrInvalid, o.Dir)
+	}
 	l, err := fs.Lock(fs.PathJoin(o.Dir, "LOCK"))
 	if err != nil {
 		return fmt.Errorf("%w: %s is in use; nothing was changed: %w", ErrInvalid, o.Dir, err)

@@ -310,7 +310,12 @@ func (v *verifier) references(context.Context) error {
 	}
 	for _, n := range v.order {
 		_, named := v.refs[n]
+		seq, _ := parseNumber(n)
 		switch {
+		case strings.HasPrefix(n, folderManifest) && seq > v.rep.Chain.Head && v.rep.Chain.Head > 0:
+			v.damage(Damage{
+				Kind: "missing", Object: manifestName(v.rep.Chain.Head + 1), Reason: fmt.Sprintf("link %d exists, but not the one after the newest of the chain", seq),
+			})
 		case strings.HasPrefix(n, folderManifest) && !live[n], strings.HasPrefix(n, folderSessions):
 			v.rep.Stray = append(v.rep.Stray, n)
 		case (strings.HasPrefix(n, folderPacks) || strings.HasPrefix(n, folderLists)) && !named:

@@ -286,6 +286,16 @@ func TestRolledBackAndReplayedChainsAreNamed(t *testing.T) {
 	require.NoError(t, st.Delete(bg, manifestName(1)))
 	require.Equal(t, "missing", kind(st), "no head and no beginning")
 
+	st = w.copyOf()
+	put(t, st, nameHead, oldHead)
+	b, _, err := st.Get(bg, manifestName(6))
+	require.NoError(t, err)
+	require.NoError(t, st.Delete(bg, manifestName(6)))
+	require.NoError(t, st.Create(bg, manifestName(7), b))
+	rep, err := Scrub(bg, st, VerifyOptions{})
+	require.NoError(t, err)
+	require.NotEmpty(t, rep.Damage, "a link behind a gap")
+
 	// An older head alone loses nothing: the chain goes on from there.
 	st = w.copyOf()
 	put(t, st, nameHead, oldHead)
