@@ -25,7 +25,7 @@ import (
 func main() {
 	var o Options
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "seed of the load and of the moments of the kills")
-	flag.DurationVar(&o.Duration, "duration", 2*time.Minute, "how long the load runs, comparisons not counted")
+	flag.DurationVar(&o.Duration, "duration", 2*time.Minute, "how long it runs, the last comparison not counted")
 	flag.DurationVar(&o.Life, "life", 4*time.Second, "mean time from a start to the kill")
 	flag.IntVar(&o.Clients, "clients", 16, "concurrent clients")
 	flag.Float64Var(&o.Rate, "rate", 400, "calls per second of all clients together; 0: as fast as they are answered")
@@ -69,7 +69,7 @@ func run(ctx context.Context, o Options) int {
 // Options of a soak.
 type Options struct {
 	Binary, Dir string        // program under test and its data directory
-	Duration    time.Duration // of the load
+	Duration    time.Duration // of everything but the last comparison
 	Life        time.Duration // mean, from ready to kill
 	Report      time.Duration
 	Clients     int

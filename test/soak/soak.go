@@ -37,6 +37,9 @@ type soak struct {
 // steadyShare is the part of the time that belongs to the undisturbed life.
 const steadyShare = 3
 
+// fewestLives are ended by kill -9 however slow the machine is.
+const fewestLives = 3
+
 // Soak runs to the end of o.Duration or until ctx ends, and judges. An error means that it could not be carried through.
 func Soak(ctx context.Context, o Options) (Verdict, error) {
 	s := &soak{o: o, rnd: rand.New(rand.NewPCG(o.Seed, 0)), crowd: load.New(o.Clients, o.Rate, o.Seed), began: time.Now()}
@@ -47,13 +50,12 @@ func Soak(ctx context.Context, o Options) (Verdict, error) {
 			s.server.Kill()
 		}
 	}()
-	remaining := o.Duration - o.Duration/steadyShare
-	for remaining > 0 && ctx.Err() == nil && s.intact() {
+	killing := o.Duration - o.Duration/steadyShare
+	for (time.Since(s.began) < killing || s.restarts < fewestLives) && ctx.Err() == nil && s.intact() {
 		if err := s.rise(); err != nil {
 			return Verdict{}, err
 		}
-		life := min(remaining, o.Life/2+time.Duration(s.rnd.Int64N(int64(o.Life)+1)))
-		remaining -= life
+		life := o.Life/2 + time.Duration(s.rnd.Int64N(int64(o.Life)+1))
 		if err := s.live(ctx, life, false); err != nil {
 			return Verdict{}, err
 		}
