@@ -318,7 +318,7 @@ func (c dbCrash) exactlyOnce(s *engine.Store, k int, m rows) error {
 // secondLife recovers the store after the crash and works on it.
 func (c dbCrash) secondLife(at *simdisk.Cursor) (*dbHistory, error) {
 	h := c.History
-	d := crash{N: c.N, Policy: c.Policy, Seed: c.Seed}.reborn(h.trace, at)
+	d := crash{N: c.N, Policy: c.Policy, Seed: c.Seed}.reborn(at)
 	cfg := h.Config
 	cfg.Name += "-again"
 	r := newDBRecorder(d, cfg)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path"
 	"runtime"
 	"slices"
 	"sync"
@@ -371,8 +370,8 @@ func inspectClean(img *simdisk.Disk, cfg logConfig) error {
 }
 
 // reborn is the disk that the next process finds.
-func (c crash) reborn(tr *simdisk.Trace, at *simdisk.Cursor) *simdisk.Disk {
-	if c.Policy.Process && !unmarkedFailure(tr, c.N) {
+func (c crash) reborn(at *simdisk.Cursor) *simdisk.Disk {
+	if c.Policy.Process {
 		return at.Restart(c.Seed)
 	}
 	d := at.Crash(c.Policy, c.Seed)
@@ -380,28 +379,11 @@ func (c crash) reborn(tr *simdisk.Trace, at *simdisk.Cursor) *simdisk.Disk {
 	return d
 }
 
-// unmarkedFailure reports the one situation that a log cannot survive: the
-// process was killed in the moment between a failed fdatasync and the mark that
-// tells the next process not to trust the page cache (wal/FAILED). The kernel
-// shows bytes as clean that the disk never got. docs/reliability.md names it.
-func unmarkedFailure(tr *simdisk.Trace, n int) bool {
-	failed := false
-	for _, op := range tr.Ops()[:n] {
-		switch {
-		case op.Kind == simdisk.OpSyncFailed:
-			failed = true
-		case op.Kind == simdisk.OpWrite && path.Base(op.Path) == "FAILED":
-			failed = false
-		}
-	}
-	return failed
-}
-
 // secondLife recovers the log after the crash, works on it and leaves it
 // without closing. A killed process leaves its unsynced writes to the second.
 func (c crash) secondLife(at *simdisk.Cursor) (*history, error) {
 	h := c.History
-	d := c.reborn(h.trace, at)
+	d := c.reborn(at)
 	cfg := h.Config
 	cfg.Name += "-again"
 	r := newRecorder(d, cfg)

@@ -34,6 +34,27 @@ func (l *Log) writeFailedMark() {
 	}
 }
 
+// readFromDisk makes the scan see the newest segments as the disk has them: it
+// writes back what is dirty and drops the page cache. Should a process have
+// died between a failed fdatasync and its mark, the batch that the disk never
+// got shows as torn. Dropping is advice to the kernel, so the mark stays the
+// first line of defence.
+func (s *survey) readFromDisk() error {
+	newest := s.used[max(0, len(s.used)-2):]
+	if s.next != nil {
+		newest = append(newest[:len(newest):len(newest)], s.next)
+	}
+	for _, f := range newest {
+		if err := f.file.SyncData(); err != nil {
+			return fmt.Errorf("wal: sync %s: %w", f.name, err)
+		}
+		if err := dropCache(f.file, f.size); err != nil {
+			return fmt.Errorf("wal: read %s from disk: %w", f.name, err)
+		}
+	}
+	return nil
+}
+
 // readFailedMark sets s.failed. A mark that does not decode was torn by a
 // power loss and says nothing.
 func (s *survey) readFailedMark() error {

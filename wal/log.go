@@ -147,6 +147,9 @@ func (l *Log) load(s *survey) error {
 	l.id = s.identity
 	l.o.SegmentSize = s.identity.segmentSize
 	l.o.limitTo(s.identity.segmentSize)
+	if err := s.readFromDisk(); err != nil {
+		return err
+	}
 	if err := s.scanAll(min(2, runtime.GOMAXPROCS(0))); err != nil {
 		return err
 	}

@@ -247,6 +247,7 @@ func (s *survey) judgeNext(f *segmentFile, before position) {
 	e, err := sc.search(dataStart, h.firstBatch)
 	switch {
 	case err != nil:
+		s.readErr = fmt.Errorf("wal: read %s: %w", f.name, err)
 		s.add(Finding{
 			Kind: KindUnreadable, Severity: SeverityDamage, Segment: f.id, File: f.name,
 			Message: err.Error(), Advice: adviceDamage,
@@ -292,7 +293,10 @@ func reason(err error) string {
 // firstDamage returns the finding that stops the log from opening.
 func (s *survey) firstDamage() error {
 	for _, f := range s.findings {
-		if f.Severity == SeverityDamage {
+		switch {
+		case f.Kind == KindUnreadable:
+			return s.readErr // the disk's trouble is no verdict about the bytes
+		case f.Severity == SeverityDamage:
 			return &CorruptError{f}
 		}
 	}

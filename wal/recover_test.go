@@ -240,10 +240,10 @@ func TestRecoveryDecisionTable(t *testing.T) {
 			m := newRig(t).open().fill(n).image()
 			e := m.end()
 			m.flip(e.Segment, e.Offset+batchHeaderSize+3)
-			c := m.refused(KindBadBatch, e.Segment)
+			c := m.forget().refused(KindBadBatch, e.Segment)
 			require.Equal(t, e.Offset, c.Offset)
 			require.Equal(t, uint64(n), c.FirstIndex)
-			require.Contains(t, c.Message, "end mark")
+			require.Contains(t, c.Message, "a valid end mark")
 		}},
 		{3, "a later trailer proves a batch", func(t *testing.T) {
 			m := newRig(t).open().fill(n).image()
@@ -251,7 +251,7 @@ func TestRecoveryDecisionTable(t *testing.T) {
 			b := bs[len(bs)-2]
 			m.zero(b.Segment, m.last().Tail, endMarkSize)
 			m.zero(b.Segment, b.Offset, 512)
-			require.Contains(t, m.refused(KindBadBatch, b.Segment).Message, "trailer")
+			require.Contains(t, m.forget().refused(KindBadBatch, b.Segment).Message, "a valid trailer")
 		}},
 		{3, "a later batch header proves a batch", func(t *testing.T) {
 			m := newRig(t).open().fill(n).image()
@@ -260,7 +260,7 @@ func TestRecoveryDecisionTable(t *testing.T) {
 			m.zero(b.Segment, m.last().Tail, endMarkSize)
 			m.zero(e.Segment, e.Offset+int64(e.Length)-trailerSize, trailerSize)
 			m.zero(b.Segment, b.Offset, 512)
-			require.Contains(t, m.refused(KindBadBatch, b.Segment).Message, "batch header")
+			require.Contains(t, m.forget().refused(KindBadBatch, b.Segment).Message, "a valid batch header")
 		}},
 		{3, "an older end mark in place of newer batches is not the end", func(t *testing.T) {
 			r := newRig(t).open().fill(n)
@@ -270,7 +270,7 @@ func TestRecoveryDecisionTable(t *testing.T) {
 			m.r.open().fill(2)
 			m = m.r.image()
 			m.write(m.last().ID, at, stale)
-			require.Equal(t, uint64(n+1), m.refused(KindBadBatch, m.last().ID).FirstIndex)
+			require.Equal(t, uint64(n+1), m.forget().refused(KindBadBatch, m.last().ID).FirstIndex)
 		}},
 		{3, "the footer of a sealed segment proves its last batch", func(t *testing.T) {
 			m := newRig(t).open().fill(n).image()
@@ -281,7 +281,7 @@ func TestRecoveryDecisionTable(t *testing.T) {
 			b := bs[len(bs)-1]
 			m.zero(prev.ID, prev.Tail, endMarkSize)
 			m.flip(prev.ID, b.Offset+batchHeaderSize)
-			require.Contains(t, m.refused(KindBadBatch, prev.ID).Message, "footer")
+			require.Contains(t, m.forget().refused(KindBadBatch, prev.ID).Message, "a valid footer")
 		}},
 		{4, "a crash between seal and activation continues in the next segment", func(t *testing.T) {
 			m := newRig(t).open().fill(n).image()
@@ -305,7 +305,7 @@ func TestRecoveryDecisionTable(t *testing.T) {
 			m.refused(KindMissingSegment, m.last().ID-1)
 		}},
 		{6, "a destroyed header of the newest segment is noticed by what follows it", func(t *testing.T) {
-			m := newRig(t).open().fill(n).image()
+			m := newRig(t).open().fill(n).image().forget()
 			m.zero(m.last().ID, 0, dataStart)
 			m.refused(KindBadHeader, m.last().ID)
 		}},

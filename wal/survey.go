@@ -63,6 +63,7 @@ type survey struct {
 	// acknowledged. Zero: none.
 	failed    uint64
 	sawFailed bool
+	readErr   error // of the disk, when a finding is of kind unreadable
 	// Findings about files, not about the bytes of batches.
 	findings []Finding
 }
