@@ -82,6 +82,9 @@ type Repo struct {
 	chunkKey []byte
 	keyless  bool // for scrubs: clear sections are read and not authenticated, nothing is opened
 
+	packBufs  sync.Pool // *[]byte: packs and frames are large and made one after the other
+	frameBufs sync.Pool
+
 	mu     sync.Mutex
 	epochs map[uint32]*[32]byte
 	epoch  uint32 // newest
@@ -446,6 +449,16 @@ func (r *Repo) opening(ctx context.Context) object.KeySource {
 		return nil, fmt.Errorf("%w: epoch %d", object.ErrNoKey, epoch)
 	}
 }
+
+// borrow takes a buffer from a pool, or makes one.
+func borrow(p *sync.Pool, size int) []byte {
+	if b, ok := p.Get().(*[]byte); ok {
+		return (*b)[:0]
+	}
+	return make([]byte, 0, size)
+}
+
+func giveBack(p *sync.Pool, b []byte) { p.Put(&b) }
 
 // newObject begins an object with a fresh id.
 func (r *Repo) newObject(kind object.Kind, clear []byte) (*object.Writer, error) {

@@ -114,6 +114,9 @@ func (w *runWriter) cut() error {
 	if known {
 		it.pack = w.reuse(w.base.packs[it.pack])
 	} else {
+		if w.cur.raw == nil {
+			w.cur.raw = borrow(&w.r.frameBufs, frameSize+chunkMost)
+		}
 		it.offset = uint32(len(w.cur.raw))
 		w.cur.raw = append(w.cur.raw, raw...)
 		w.stats.NewChunks++
@@ -147,6 +150,7 @@ func (w *runWriter) endFrame() error {
 		defer close(j.done)
 		if len(j.raw) > 0 {
 			j.packed, j.err = object.Compress(j.raw)
+			giveBack(&w.r.frameBufs, j.raw) // Compress copied
 			j.raw = nil
 		}
 	}()
@@ -200,6 +204,8 @@ func (w *runWriter) addFrame(p object.Packed) (object.Frame, error) {
 		if w.pack, err = w.r.newObject(object.Pack, nil); err != nil {
 			return object.Frame{}, err
 		}
+		// Room for a last frame, directory, footers and parity, so that the buffer does not grow.
+		w.pack.Adopt(borrow(&w.r.packBufs, w.r.o.PackSize+w.r.o.PackSize/16+2*frameSize))
 		w.packNo = len(w.packs)
 		w.packs = append(w.packs, &Ref{})
 	}
@@ -248,6 +254,9 @@ func (w *runWriter) upload(folder string, o *object.Writer, extra []byte, ref *R
 		*ref = Ref{Name: name, Size: int64(len(b)), Digest: hex.EncodeToString(digest[:])}
 		if err := w.r.st.Create(w.ctx, name, b); err != nil {
 			return fmt.Errorf("backup: store %s: %w", name, err)
+		}
+		if folder == folderPacks {
+			giveBack(&w.r.packBufs, b) // a store does not keep what it was given
 		}
 		return nil
 	})

@@ -91,6 +91,10 @@ func NewWriter(kind Kind, repo, id ID, epoch uint32, key *[32]byte, clearSection
 	return w, nil
 }
 
+// Adopt lets the writer build the object in buf, whose content is lost; the object that Finish returns is in it, if it is large
+// enough. Only before the first Add.
+func (w *Writer) Adopt(buf []byte) { w.buf = append(buf[:0], w.buf...) }
+
 // ID is the object's id.
 func (w *Writer) ID() ID { return w.h.ID }
 
