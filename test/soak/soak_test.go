@@ -43,18 +43,18 @@ func life(n int, at func(i int) sample) []sample {
 func TestGrowthIsJudgedAgainstTheDataAndNotBeforeItCanBe(t *testing.T) {
 	const mib = 1 << 20
 	flat := func(i int) sample { return sample{memory: 80 * mib, files: 40} }
-	require.False(t, growth(life(20, flat)).Judged, "too short")
-	require.True(t, growth(life(120, flat)).Judged)
-	require.True(t, growth(life(120, flat)).kept())
+	require.False(t, growth(life(120, flat)).Judged, "too short")
+	require.True(t, growth(life(400, flat)).Judged)
+	require.True(t, growth(life(400, flat)).kept())
 
-	leak := growth(life(120, func(i int) sample { return sample{memory: float64(80+2*i) * mib, files: 40} }))
+	leak := growth(life(400, func(i int) sample { return sample{memory: float64(80+i) * mib, files: 40} }))
 	require.False(t, leak.kept(), "%+v", leak)
-	data := growth(life(120, func(i int) sample { return sample{memory: float64(80+2*i) * mib, files: 40, rows: float64(5000 * i)} }))
+	data := growth(life(400, func(i int) sample { return sample{memory: float64(80+i) * mib, files: 40, rows: float64(5000 * i)} }))
 	require.True(t, data.kept(), "memory that the data explains: %+v", data)
-	files := growth(life(120, func(i int) sample { return sample{memory: 80 * mib, files: float64(40 + i/4)} }))
+	files := growth(life(400, func(i int) sample { return sample{memory: 80 * mib, files: float64(40 + i/4)} }))
 	require.False(t, files.kept(), "%+v", files)
-	spike := life(120, flat)
-	spike[100].memory, spike[101].files = 4096*mib, 4000
+	spike := life(400, flat)
+	spike[380].memory, spike[381].files = 4096*mib, 4000
 	require.True(t, growth(spike).kept(), "one look is not growth")
 }
 

@@ -19,7 +19,7 @@ type sample struct {
 
 // Growth is what memory and open files did between the second and the last quarter of the undisturbed life.
 type Growth struct {
-	Judged       bool
+	Judged       bool          // false: the life was too short to tell growth from warming up
 	Span         time.Duration // between the middles of the two quarters
 	Memory       float64       // bytes
 	Files        float64
@@ -29,8 +29,9 @@ type Growth struct {
 }
 
 const (
-	// shortestLife is how long the undisturbed life must be to judge growth: before, caches and memory tables still fill.
-	shortestLife = 30 * time.Second
+	// shortestLife is how long the undisturbed life must be to judge growth: before, caches, rings and memory tables still
+	// fill, at the default rate for minutes.
+	shortestLife = 5 * time.Minute
 	// bytesPerRow is what one more index entry may cost in memory, everything around it included.
 	bytesPerRow = 1024
 	// memorySlack covers what is not growth: two memory tables, the caches, and a heap that the garbage collector lets double.
@@ -42,12 +43,12 @@ const (
 // growth compares medians, which single spikes do not move.
 func growth(samples []sample) Growth {
 	n := len(samples) / 4
-	if n < 3 || samples[len(samples)-1].at.Sub(samples[0].at) < shortestLife {
+	if n < 3 {
 		return Growth{}
 	}
 	early, late := samples[n:2*n], samples[len(samples)-n:]
 	g := Growth{
-		Judged: true, Span: late[n/2].at.Sub(early[n/2].at),
+		Judged: samples[len(samples)-1].at.Sub(samples[0].at) >= shortestLife, Span: late[n/2].at.Sub(early[n/2].at),
 		Memory: delta(early, late, func(s sample) float64 { return s.memory }),
 		Files:  delta(early, late, func(s sample) float64 { return s.files }),
 		Rows:   delta(early, late, func(s sample) float64 { return s.rows }),
@@ -70,6 +71,19 @@ func delta(early, late []sample, of func(sample) float64) float64 {
 
 func (g Growth) kept() bool {
 	return !g.Judged || g.Memory <= g.MemoryBudget && g.Files <= g.FilesBudget
+}
+
+func (g Growth) print(w io.Writer) {
+	if g.Span == 0 {
+		fmt.Fprintf(w, "growth      NOT JUDGED: there was no undisturbed life to measure\n")
+		return
+	}
+	perHour := float64(time.Hour) / float64(g.Span)
+	fmt.Fprintf(w, "growth      in %s without a kill: RSS %+.1f MiB (%+.0f MiB/h; budget %.0f MiB for %.0f more index entries), open files %+.0f (%+.0f/h; budget %.0f)\n",
+		g.Span.Round(time.Second), g.Memory/(1<<20), g.Memory/(1<<20)*perHour, g.MemoryBudget/(1<<20), g.Rows, g.Files, g.Files*perHour, g.FilesBudget)
+	if !g.Judged {
+		fmt.Fprintf(w, "            NOT JUDGED: a life shorter than %s is still warming up (run at least %.0f minutes)\n", shortestLife, (steadyShare * shortestLife).Minutes())
+	}
 }
 
 // Verdict is the end of a soak.
@@ -119,17 +133,14 @@ func (v Verdict) Print(w io.Writer) {
 	fmt.Fprintf(w, "latency     p50 %.2f ms, p99 %.2f ms, max %.0f ms\n", ms(v.P50), ms(v.P99), ms(v.Max))
 	fmt.Fprintf(w, "restarts    %d starts, ready after %.0f ms (median), %.0f ms (max)\n", v.Starts, ms(v.ReadyP50), ms(v.ReadyMax))
 	fmt.Fprintf(w, "comparison  %d records compared, %d changes without an answer settled afterwards\n", t.Compared, t.Settled)
-	if g := v.Growth; g.Judged {
-		perHour := float64(time.Hour) / float64(g.Span)
-		fmt.Fprintf(w, "growth      in %s without a kill: RSS %+.1f MiB (%+.0f MiB/h; budget %.0f MiB for %.0f more index entries), open files %+.0f (%+.0f/h; budget %.0f)\n",
-			g.Span.Round(time.Second), g.Memory/(1<<20), g.Memory/(1<<20)*perHour, g.MemoryBudget/(1<<20), g.Rows, g.Files, g.Files*perHour, g.FilesBudget)
-	} else {
-		fmt.Fprintf(w, "growth      not judged: the undisturbed life was shorter than %s\n", shortestLife)
-	}
+	v.Growth.print(w)
 	for _, b := range v.Broken {
 		fmt.Fprintf(w, "BROKEN      %s\n", b)
 	}
 	word := "all promises kept"
+	if !v.Growth.Judged {
+		word += ", growth not judged"
+	}
 	switch {
 	case t.Changes == 0:
 		word = "FAILED: nothing was acknowledged, so nothing was tested"
