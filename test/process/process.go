@@ -80,6 +80,8 @@ func Launch(o Options) (*Server, error) {
 	// Nothing of the developer's own settings.
 	s.cmd.Env = append([]string{"HOME=" + filepath.Dir(o.Dir), "PATH=" + os.Getenv("PATH")}, o.Env...)
 	s.cmd.Stdout, s.cmd.Stderr = s.stdout, s.stderr
+	// A group of its own: Ctrl-C is meant for the test, which ends the server in its own way.
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
 	}
