@@ -155,6 +155,13 @@ func (m *maintainer) take() (*preparedSegment, error) {
 	return p, nil
 }
 
+// giveBack returns a prepared segment that was not used.
+func (m *maintainer) giveBack(p *preparedSegment) {
+	m.mu.Lock()
+	m.prepared = p
+	m.mu.Unlock()
+}
+
 func errIf(c bool, err error) error {
 	if c {
 		return err

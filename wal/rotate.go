@@ -22,6 +22,12 @@ func (l *Log) rotate(jump *uint64) error {
 	}
 	g := l.tail.seg
 	err = writeFooter(g.file, g, l.tail.position, unixMs(l.o.Now()))
+	if err != nil && isNoSpace(err) {
+		// A file system that copies on write may refuse even this. The segment
+		// is not sealed; the append is refused and a later one tries again.
+		l.keep.giveBack(p)
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
 	if err == nil {
 		err = g.file.SyncData()
 	}
