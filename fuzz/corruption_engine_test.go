@@ -59,6 +59,7 @@ func dbSpecimens(t *testing.T, seed uint64) []*dbSpecimen {
 		}
 		require.NoError(t, r.err)
 		if !k.closed {
+			require.NoError(t, atRest(r.s.Log()))
 			s.disk = d.Clone()
 		}
 		r.close()

@@ -5,6 +5,7 @@ import (
 	"encoding/gob"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -306,7 +307,18 @@ func (r *recorder) reopen() {
 }
 
 // settle waits until every append was acknowledged.
-func (r *recorder) settle() { r.wait.Wait() }
+func (r *recorder) settle() {
+	r.wait.Wait()
+	if r.l != nil {
+		_ = atRest(r.l)
+	}
+}
+
+// atRest waits until the log has written the end mark of its last batch, which
+// it does after the batch was acknowledged: a kill in between leaves a log
+// whose last batch nothing vouches for. TruncateBack behind the end changes
+// nothing, but waits.
+func atRest(l *wal.Log) error { return l.TruncateBack(math.MaxUint64) }
 
 // entries makes n entries of up to size bytes, each unlike any other.
 func (r *recorder) entries(n, size int) []wal.Entry {

@@ -103,9 +103,6 @@ func inspectSettled(fs vfs.FS, dir string, o InspectOptions) (r Report, moved bo
 	for range 5 {
 		var s *survey
 		if s, err = inspectOnce(fs, dir, o); err != nil {
-			if oserror.IsNotExist(err) {
-				continue
-			}
 			return r, false, err
 		}
 		moved = s.dropMoved()
@@ -181,8 +178,21 @@ func inspectOnce(fs vfs.FS, dir string, o InspectOptions) (*survey, error) {
 	return s, nil
 }
 
+// listLive is list for a log that may be running: a segment that vanishes
+// between listing and opening was recycled, and the next look finds its heirs.
+func (s *survey) listLive() (err error) {
+	for range 1000 {
+		if err = s.list(); !oserror.IsNotExist(err) {
+			return err
+		}
+		s.close()
+		*s = survey{fs: s.fs, dir: s.dir, key: s.key}
+	}
+	return err
+}
+
 func (s *survey) inspect() error {
-	if err := s.list(); err != nil {
+	if err := s.listLive(); err != nil {
 		return err
 	}
 	if !s.exists {
@@ -248,7 +258,7 @@ func (s *survey) report() Report {
 func visitAll(fs vfs.FS, dir string, o InspectOptions, v Visitor) error {
 	s := &survey{fs: fs, dir: dir, key: o.Key}
 	defer s.close()
-	if err := s.list(); err != nil {
+	if err := s.listLive(); err != nil {
 		return err
 	}
 	if err := s.openKeys(); err != nil && !errors.Is(err, ErrKeyRequired) {

@@ -191,7 +191,8 @@ func (l *Log) jumpTo(index uint64) error {
 
 // TruncateBack drops the entries with an index of at least index. It is a
 // record in the chain: the dropped entries stay on disk for forensics until
-// their segment is recycled. An index above LastIndex changes nothing.
+// their segment is recycled. An index above LastIndex changes nothing, but
+// waits until nothing is on its way to disk.
 func (l *Log) TruncateBack(index uint64) error {
 	if index == 0 {
 		return fmt.Errorf("%w: index 0", ErrInvalid)

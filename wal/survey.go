@@ -333,6 +333,9 @@ func (s *survey) checkFiles(live []*segmentFile) {
 
 // openKeys derives the segment keys, or reports why the log cannot be opened.
 func (s *survey) openKeys() error {
+	if s.identity.segmentSize == 0 {
+		return nil // neither LOG nor any segment says what this log is: judge refuses it
+	}
 	encrypted := s.identity.flags&flagEncrypted != 0
 	switch {
 	case !encrypted && s.key != nil:
