@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -40,13 +41,14 @@ func (l *pebbleLogger) Errorf(format string, args ...any) {
 }
 
 // Fatalf must not return: Pebble's state is not consistent any more. The store fails, the process is about to exit, and
-// this goroutine waits for that.
+// this goroutine ends. It ends instead of waiting so that the locks it holds are released (Pebble defers that):
+// callers that are about to close a snapshot get their answer, which is that the store has failed.
 func (l *pebbleLogger) Fatalf(format string, args ...any) {
 	l.fatal.Store(true)
 	err := fmt.Errorf(format, args...)
 	l.log.Error("pebble: fatal", "error", err)
 	_ = l.fail("the row store cannot be written", err)
-	select {}
+	runtime.Goexit()
 }
 
 // pebbleFS treats a directory that cannot be synced as Fatalf does: Pebble would panic, often
