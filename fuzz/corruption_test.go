@@ -53,8 +53,9 @@ func (s *body) keepOlder(t *testing.T, d *simdisk.Disk) {
 
 // survey finds the regions of all files.
 func (s *body) survey(t *testing.T) {
-	for _, f := range s.disk.Files() {
-		b, err := s.disk.ReadFile(f)
+	still := s.disk.Clone() // a running log renames its spare files meanwhile
+	for _, f := range still.Files() {
+		b, err := still.ReadFile(f)
 		require.NoError(t, err)
 		s.regions = append(s.regions, layout(f, b)...)
 	}
