@@ -44,6 +44,7 @@ type body struct {
 // keepOlder remembers the files as they are now.
 func (s *body) keepOlder(t *testing.T, d *simdisk.Disk) {
 	s.older = map[string][]byte{}
+	d = d.Clone()
 	for _, f := range d.Files() {
 		b, err := d.ReadFile(f)
 		require.NoError(t, err)
