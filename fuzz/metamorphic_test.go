@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"reflect"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -57,15 +58,18 @@ type world struct {
 	v     variant
 	d     *simdisk.Disk
 	s     *engine.Store
-	now   time.Time
+	now   atomic.Int64 // Unix nanoseconds; the log asks for the time from its own goroutines
 	life  uint64
 	lives *rand.Rand
 }
 
+// clock tells the world's time to the store, from any goroutine.
+func (w *world) clock() time.Time { return time.Unix(0, w.now.Load()) }
+
 func (w *world) open(t *testing.T) {
 	w.life++
 	o := w.v.opts
-	o.FS, o.Now, o.Rand = w.d, func() time.Time { return w.now }, seededReader(w.life)
+	o.FS, o.Now, o.Rand = w.d, w.clock, seededReader(w.life)
 	o.Indexes = []engine.IndexSpec{{Name: "by_tail", Table: dbTables[0], Keys: tailKeys}}
 	s, err := engine.Open(dbDir, o)
 	require.NoError(t, err, "%s", w.v)
@@ -129,7 +133,8 @@ func TestOptionsDoNotChangeHistory(t *testing.T) {
 		for range 5 {
 			d, err := newDisk(seed)
 			require.NoError(t, err)
-			w := &world{v: randomVariant(rng), d: d, now: time.Unix(1_700_000_000, 0), lives: rand.New(rand.NewPCG(rng.Uint64(), 1))}
+			w := &world{v: randomVariant(rng), d: d, lives: rand.New(rand.NewPCG(rng.Uint64(), 1))}
+			w.now.Store(time.Unix(1_700_000_000, 0).UnixNano())
 			w.open(t)
 			worlds = append(worlds, w)
 		}
@@ -157,7 +162,7 @@ func compareWorlds(t *testing.T, rng *rand.Rand, worlds []*world, seed uint64) {
 			}
 			_, err := w.s.Update(context.Background(), func(etx *engine.Tx) error {
 				if ttl {
-					if err := etx.PutUntil("beta", fmt.Appendf(nil, "ttl-%d", step%5), []byte("soon gone"), w.now.Add(time.Minute)); err != nil {
+					if err := etx.PutUntil("beta", fmt.Appendf(nil, "ttl-%d", step%5), []byte("soon gone"), w.clock().Add(time.Minute)); err != nil {
 						return err
 					}
 				}
@@ -168,7 +173,7 @@ func compareWorlds(t *testing.T, rng *rand.Rand, worlds []*world, seed uint64) {
 		x.apply(model)
 		if step%10 == 9 {
 			for _, w := range worlds {
-				w.now = w.now.Add(2 * time.Minute)
+				w.now.Add(int64(2 * time.Minute))
 				w.settle(t) // a row that is not there yet is not swept
 				_, err := w.s.SweepExpired(context.Background())
 				require.NoError(t, err, "seed %d, step %d, %s", seed, step, w.v)
