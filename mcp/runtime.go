@@ -9,6 +9,8 @@ import (
 	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/erlmcp/erlmcp/engine"
 )
 
 // Limits of Options.MaxMessageBytes and its default.
@@ -98,9 +100,14 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// Store is what the runtime needs to know of the storage below it.
+// Store is what the runtime needs of the storage below it.
 // *engine.Store implements it.
 type Store interface {
+	Update(ctx context.Context, fn func(tx *engine.Tx) error, opts ...engine.TxOption) (engine.Result, error)
+	View(ctx context.Context, fn func(tx *engine.Tx) error) error      // linearizable
+	ViewLocal(ctx context.Context, fn func(tx *engine.Tx) error) error // what this node has applied
+	Watch(ctx context.Context, o engine.WatchOptions) *engine.Watcher
+
 	Failed() <-chan struct{} // closed when the store failed for good
 	Err() error              // why
 }

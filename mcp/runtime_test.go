@@ -416,13 +416,17 @@ func TestCloseEndsStreamsAndRefusesNewRequests(t *testing.T) {
 	require.Equal(t, mcp.CodeOverloaded, answer.Error.Code)
 }
 
-type brokenStore struct{ failed chan struct{} }
+// brokenStore has nothing of a store but its failure.
+type brokenStore struct {
+	mcp.Store
+	failed chan struct{}
+}
 
 func (s brokenStore) Failed() <-chan struct{} { return s.failed }
 func (s brokenStore) Err() error              { return fmt.Errorf("fsync failed") }
 
 func TestFailedStoreStopsTheService(t *testing.T) {
-	store := brokenStore{make(chan struct{})}
+	store := brokenStore{failed: make(chan struct{})}
 	r, err := mcp.NewRuntime(store, mcp.Options{})
 	require.NoError(t, err)
 	defer r.Close()
