@@ -396,7 +396,7 @@ func FuzzHandler(f *testing.F) {
 	f.Add(`{"jsonrpc":"2.0","id":1,"result":{}}`, oldProtocol, true)
 	r, err := mcp.NewRuntime(nil, mcp.Options{CallTimeout: time.Second})
 	require.NoError(f, err)
-	f.Cleanup(r.Close)
+	f.Cleanup(func() { _ = r.Close() })
 	addTools(r, nil)
 	h := r.Handler()
 	serve := func(body, version, session string) *httptest.ResponseRecorder {

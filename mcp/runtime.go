@@ -3,6 +3,7 @@ package mcp
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -126,13 +127,17 @@ type Runtime struct {
 	completions sync.Map // reference -> CompletionFunc
 	updates     *updates
 
-	done  chan struct{} // closed by Close
-	close sync.Once
-	work  sync.WaitGroup
+	owned io.Closer // the store, if Close must close it
+
+	done     chan struct{} // closed by Close
+	close    sync.Once
+	closeErr error // set by close
+	work     sync.WaitGroup
 }
 
 // NewRuntime returns a runtime without features; register them on Server().
-// store may be nil for servers that keep no state. Call Close when done.
+// store may be nil for servers that keep no state. Call Close when done, then
+// close the store; [Open] does both in one.
 func NewRuntime(store Store, o Options) (*Runtime, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -196,7 +201,11 @@ func (r *Runtime) Handler() http.Handler { return r.http }
 // Close ends all sessions and streams, waiting at most a few seconds for
 // running calls. HTTP requests that arrive afterwards are refused. Close it
 // before http.Server.Shutdown, which waits for open streams.
-func (r *Runtime) Close() {
+//
+// A runtime of [Open] closes its store too and returns the store's error; one
+// of [NewRuntime] leaves the store open and returns nil. Later calls return
+// the same.
+func (r *Runtime) Close() error {
 	r.close.Do(func() {
 		close(r.done)
 		var all sync.WaitGroup
@@ -209,7 +218,11 @@ func (r *Runtime) Close() {
 		}
 		all.Wait()
 		r.work.Wait()
+		if r.owned != nil {
+			r.closeErr = r.owned.Close()
+		}
 	})
+	return r.closeErr
 }
 
 // closePatience is how long a session may take to finish its calls when it is

@@ -34,7 +34,7 @@ func newRuntime(t testing.TB, o mcp.Options) (r *mcp.Runtime, release chan struc
 	t.Helper()
 	r, err := mcp.NewRuntime(nil, o)
 	require.NoError(t, err)
-	t.Cleanup(r.Close)
+	t.Cleanup(func() { _ = r.Close() })
 	release = make(chan struct{})
 	addTools(r, release)
 	return r, release

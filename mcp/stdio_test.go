@@ -311,7 +311,7 @@ func FuzzStdio(f *testing.F) {
 	f.Add([]byte(initialize + "\n" + `{"jsonrpc":"2.0","id":-1,"method":"initialize","params":{"protocolVersion":5}}`))
 	r, err := mcp.NewRuntime(nil, mcp.Options{MaxMessageBytes: 2048, CallTimeout: time.Second})
 	require.NoError(f, err)
-	f.Cleanup(r.Close)
+	f.Cleanup(func() { _ = r.Close() })
 	addTools(r, nil)
 	f.Fuzz(func(t *testing.T, input []byte) {
 		if bytes.Contains(input, []byte("wait")) || bytes.Contains(input, []byte("ask")) || bytes.Contains(input, []byte(`\`)) {
