@@ -20,7 +20,7 @@ var ErrConnClosed = errors.New("mcp: connection closed")
 // ConnOptions configures a [Conn]. Zero values select the defaults named.
 type ConnOptions struct {
 	SessionID string        // announced to the SDK; empty for carriers with one session
-	Principal string        // who is at the other end; see [Call]
+	Principal string        // who is at the other end, where the context of Receive has no identity; default Anonymous
 	Journal   Journal       // default: a new VolatileJournal
 	Drain     time.Duration // how long calls may still finish after [Conn.EndOfInput]; default 10 s
 }
@@ -76,6 +76,8 @@ type Call struct {
 	stream string // Event.Stream of everything that belongs to the call
 	extra  *sdk.RequestExtra
 	batch  *batchReply
+
+	identity *Identity // never nil
 }
 
 // batchReply gathers the answers to one inbound batch.
@@ -102,6 +104,7 @@ func (r *Runtime) NewConn(sink Sink, o ConnOptions) *Conn {
 	if o.Drain == 0 {
 		o.Drain = 10 * time.Second
 	}
+	setDefault(&o.Principal, Anonymous)
 	return &Conn{
 		rt: r, opts: o, sink: sink, journal: o.Journal,
 		in:    make(chan jsonrpc.Message),
@@ -142,13 +145,14 @@ func (c *Conn) Read(ctx context.Context) (jsonrpc.Message, error) {
 }
 
 // Receive takes one inbound frame, a message or a batch, and returns when the
-// SDK has taken it over. A frame that must be refused is answered and is not
+// SDK has taken it over. Its calls belong to the sender that ctx names (see
+// [IdentityFrom]), and otherwise to ConnOptions.Principal. A frame that must be refused is answered and is not
 // an error. frame must not be modified afterwards.
 func (c *Conn) Receive(ctx context.Context, frame []byte) error {
 	c.rt.stats.bytesIn.Add(int64(len(frame)))
 	list, batch, bad := parseMessages(frame)
 	if bad == nil {
-		list, bad = c.admit(list, batch)
+		list, bad = c.admit(ctx, list, batch)
 	}
 	if bad != nil {
 		return c.Refuse(ctx, bad)
@@ -217,7 +221,7 @@ func (c *Conn) resolve(resp *jsonrpc.Response) bool {
 
 // admit checks the messages of one frame against the state of the session and
 // registers their calls: all of them or none.
-func (c *Conn) admit(list []envelope, batch bool) ([]envelope, *wireError) {
+func (c *Conn) admit(ctx context.Context, list []envelope, batch bool) ([]envelope, *wireError) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if batch {
@@ -242,7 +246,7 @@ func (c *Conn) admit(list []envelope, batch bool) ([]envelope, *wireError) {
 	}
 	for i := range list {
 		if env := &list[i]; env.isCall() {
-			c.register(env, reply)
+			c.register(ctx, env, reply)
 		}
 	}
 	return list, nil
@@ -278,11 +282,15 @@ func beforeInitialize(method string) bool {
 }
 
 // register makes an admitted call known. c.mu is held.
-func (c *Conn) register(env *envelope, reply *batchReply) {
+func (c *Conn) register(ctx context.Context, env *envelope, reply *batchReply) {
+	who, ok := ctx.Value(identityKey{}).(*Identity)
+	if !ok {
+		who = &Identity{Subject: c.opts.Principal}
+	}
 	call := &Call{
 		ID: decodeID(env.id), Method: env.method,
-		SessionID: c.opts.SessionID, Principal: c.opts.Principal, Received: c.rt.opts.Now(),
-		conn: c, stream: string(env.id), extra: new(sdk.RequestExtra), batch: reply,
+		SessionID: c.opts.SessionID, Principal: who.Subject, Received: c.rt.opts.Now(),
+		conn: c, stream: string(env.id), extra: new(sdk.RequestExtra), batch: reply, identity: who,
 	}
 	if reply != nil {
 		reply.left++

@@ -67,9 +67,16 @@ func (f *front) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		f.refuse(w, req, bad)
 		return
 	}
+	if req.Method == http.MethodOptions {
+		answerPreflight(w, req) // browsers send it without credentials
+		return
+	}
+	req, bad := f.rt.authenticate(req)
+	if bad != nil {
+		f.refuse(w, req, bad)
+		return
+	}
 	switch req.Method {
-	case http.MethodOptions:
-		answerPreflight(w, req)
 	case http.MethodPost:
 		f.post(w, req)
 	case http.MethodGet, http.MethodDelete:
@@ -181,6 +188,10 @@ func (f *front) post(w http.ResponseWriter, req *http.Request) {
 	}
 	list, batch, bad := parseMessages(body)
 	if bad != nil {
+		f.refuse(w, req, bad)
+		return
+	}
+	if bad := f.rt.permit(req, list); bad != nil {
 		f.refuse(w, req, bad)
 		return
 	}

@@ -12,7 +12,10 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 )
 
-const methodListen = "subscriptions/listen"
+const (
+	methodListen    = "subscriptions/listen"
+	methodToolsCall = "tools/call"
+)
 
 // middleware surrounds every handler: it gives the handler its Call and a time
 // limit, turns a panic into an answer, and counts.
@@ -36,6 +39,11 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 			}
 			r.count(method, res, err)
 		}()
+		if call, ok := req.(*sdk.CallToolRequest); ok {
+			if bad := r.checkScopes(identityIn(ctx), call.Params.Name); bad != nil {
+				return nil, bad
+			}
+		}
 		start := r.opts.Now()
 		res, err = next(ctx, method, req)
 		if err != nil {
@@ -72,7 +80,7 @@ func (r *Runtime) explain(ctx context.Context, method string, err error, took ti
 }
 
 func (r *Runtime) count(method string, res sdk.Result, err error) {
-	if method != "tools/call" {
+	if method != methodToolsCall {
 		return
 	}
 	r.stats.toolCalls.Add(1)

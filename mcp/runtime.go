@@ -42,6 +42,16 @@ type Options struct {
 	// origins and requests without Origin are always accepted.
 	AllowedOrigins []string
 
+	// Authenticator names the senders of HTTP requests and of sockets. nil:
+	// everybody who can reach the server is [Anonymous]. stdio has no
+	// authentication: whoever started the process is at the other end.
+	Authenticator Authenticator
+	// ToolScopes are the scopes that the callers of a tool must hold, all of
+	// them, by name of the tool. A name that ends in * stands for all tools
+	// that begin so; the most specific rule counts alone. Tools without a rule
+	// need no scope. Scopes are only checked where there is authentication.
+	ToolScopes map[string][]string
+
 	SessionTimeout  time.Duration // idle HTTP sessions end after this; default 30 min
 	CallTimeout     time.Duration // longest run of one handler; default 5 min
 	BodyTimeout     time.Duration // longest time to receive an HTTP body; default 60 s
@@ -126,6 +136,7 @@ type Runtime struct {
 
 	completions sync.Map // reference -> CompletionFunc
 	updates     *updates
+	scopes      toolScopes
 
 	owned io.Closer // the store, if Close must close it
 
@@ -143,7 +154,7 @@ func NewRuntime(store Store, o Options) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Runtime{opts: o, store: store, log: o.Logger, done: make(chan struct{})}
+	r := &Runtime{opts: o, store: store, log: o.Logger, done: make(chan struct{}), scopes: newToolScopes(o.ToolScopes)}
 	r.updates = newUpdates(r)
 	quiet := slog.New(atLeast{slog.LevelWarn, o.Logger.Handler()})
 	r.server = sdk.NewServer(

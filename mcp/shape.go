@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -159,8 +160,12 @@ func writeRefusal(w http.ResponseWriter, bad *wireError) {
 	h.Set("Content-Type", "application/json")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
-	if bad.Status == http.StatusServiceUnavailable {
-		h.Set("Retry-After", "1")
+	if bad.Status == http.StatusServiceUnavailable || bad.retry > 0 {
+		// Whole seconds, rounded up: a client that comes back earlier is refused again.
+		h.Set("Retry-After", strconv.FormatInt(max(1, int64((bad.retry+time.Second-1)/time.Second)), 10))
+	}
+	if bad.challenge != "" {
+		h.Set("WWW-Authenticate", bad.challenge)
 	}
 	w.WriteHeader(bad.Status)
 	_, _ = w.Write(bad.encode())

@@ -17,6 +17,7 @@ type Stats struct {
 	Panics       uint64 // handlers that panicked; the process went on
 	StrayAnswers uint64 // answers from clients that nothing waited for
 	Updates      uint64 // resources/updated notifications handed out
+	AuthFailures uint64 // requests refused for want of an accepted credential
 
 	Refused map[int]uint64 // messages refused before a handler saw them, by JSON-RPC error code
 
@@ -31,7 +32,7 @@ type counters struct {
 	bytesIn, bytesOut          atomic.Int64
 	toolCalls, toolErrors      atomic.Uint64
 	panics, strayAnswers       atomic.Uint64
-	updates                    atomic.Uint64
+	updates, authFailures      atomic.Uint64
 	inFlight, streams          atomic.Int64
 
 	mu      sync.Mutex
@@ -54,7 +55,7 @@ func (r *Runtime) Stats() Stats {
 		Stateless: c.stateless.Load(), Stateful: c.stateful.Load(), Stdio: c.stdio.Load(),
 		BytesIn: uint64(c.bytesIn.Load()), BytesOut: uint64(c.bytesOut.Load()),
 		ToolCalls: c.toolCalls.Load(), ToolErrors: c.toolErrors.Load(),
-		Panics: c.panics.Load(), StrayAnswers: c.strayAnswers.Load(), Updates: c.updates.Load(),
+		Panics: c.panics.Load(), StrayAnswers: c.strayAnswers.Load(), Updates: c.updates.Load(), AuthFailures: c.authFailures.Load(),
 		InFlight: int(c.inFlight.Load()), Streams: int(c.streams.Load()),
 		Subscriptions: r.updates.count(),
 		Refused:       make(map[int]uint64),

@@ -21,7 +21,7 @@ import (
 func (r *Runtime) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	conn := r.NewConn(&lineSink{out: out}, ConnOptions{Principal: "stdio"})
+	conn := r.NewConn(&lineSink{out: out}, ConnOptions{})
 	session, err := r.server.Connect(ctx, conn, nil)
 	if err != nil {
 		return fmt.Errorf("mcp: connect stdio: %w", err)

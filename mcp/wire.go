@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 )
@@ -16,7 +17,9 @@ const (
 	CodeNotInitialized    = -32005 // a request before initialize, or an HTTP request without its session id
 	CodeSubscriptionLimit = -32006 // the session holds its maximum of resource subscriptions
 	CodeOverloaded        = -32010 // a queue is full; nothing was done, try again later
+	CodeUnauthenticated   = -32011 // no credential, or one that is not accepted; over HTTP with status 401
 	CodeMessageTooLarge   = -32012 // one message exceeds Options.MaxMessageBytes
+	CodeInsufficientScope = -32013 // the credential lacks a scope that data.requiredScopes names; over HTTP with status 403
 	CodeUnsupported       = -32022 // the protocol version is not one of ours (SEP-2575)
 	CodeSessionNotFound   = -32058 // unknown or expired Mcp-Session-Id: initialize again
 )
@@ -32,6 +35,9 @@ type wireError struct {
 	Code    int
 	Message string
 	Data    any
+
+	challenge string        // WWW-Authenticate; empty: none
+	retry     time.Duration // Retry-After; 0: none
 }
 
 // Error returns the message that the client sees.

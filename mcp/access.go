@@ -1,0 +1,59 @@
+package mcp
+
+import (
+	"net/http"
+	"strings"
+)
+
+// This file decides over HTTP who is there and what they may do, before a
+// message reaches a handler. The middleware decides again about scopes, for
+// the carriers that have no status codes.
+
+// authenticate returns req with the identity of its sender in the context.
+// Without an Authenticator that is req itself. The request returned is never nil.
+func (r *Runtime) authenticate(req *http.Request) (*http.Request, *wireError) {
+	if r.opts.Authenticator == nil {
+		return req, nil
+	}
+	id, err := r.opts.Authenticator.Authenticate(req)
+	if err != nil {
+		r.stats.authFailures.Add(1)
+		return req, authRefusal(err)
+	}
+	if id.Scopes == nil {
+		// nil would mean that nobody asked who it is.
+		held := *id
+		held.Scopes, id = []string{}, &held
+	}
+	return req.WithContext(withIdentity(req.Context(), id)), nil
+}
+
+// permit refuses messages whose sender lacks a scope, with the HTTP status and
+// the challenge that tell the client to ask for more (MCP, authorization).
+func (r *Runtime) permit(req *http.Request, list []envelope) *wireError {
+	id := identityIn(req.Context())
+	if id.Scopes == nil {
+		return nil
+	}
+	for i := range list {
+		env := &list[i]
+		if env.method != methodToolsCall {
+			continue
+		}
+		tool, _ := unquote(member(env.params, "name"))
+		rpc := r.checkScopes(id, tool)
+		if rpc == nil {
+			continue
+		}
+		bad := refuse(http.StatusForbidden, int(rpc.Code), "%s", rpc.Message).withID(env.id)
+		bad.Data = rpc.Data
+		needed := r.scopes.of(tool)
+		if c, ok := r.opts.Authenticator.(ScopeChallenger); ok {
+			bad.challenge = c.ScopeChallenge(req, needed)
+		} else {
+			bad.challenge = `Bearer error="insufficient_scope", scope="` + strings.Join(needed, " ") + `"`
+		}
+		return bad
+	}
+	return nil
+}
