@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 )
 
 // thorough: somebody asked for a number of crash states, so time is no matter.
@@ -36,8 +37,10 @@ func env(t testing.TB, name string, def uint64) uint64 {
 
 // tally counts what a test has tried, for the report that it prints.
 type tally struct {
-	mu sync.Mutex
-	n  map[string]int
+	mu    sync.Mutex
+	n     map[string]int
+	since time.Time // of the first count
+	told  time.Time // when progress was printed last
 }
 
 func (c *tally) add(key string) {
@@ -45,8 +48,31 @@ func (c *tally) add(key string) {
 	defer c.mu.Unlock()
 	if c.n == nil {
 		c.n = map[string]int{}
+		c.since = time.Now()
+		c.told = c.since
 	}
 	c.n[key]++
+}
+
+// progress prints where a long campaign stands, every half minute.
+func (c *tally) progress(t testing.TB, what string, want int) {
+	t.Helper()
+	c.mu.Lock()
+	due := c.n != nil && time.Since(c.told) > 30*time.Second
+	if due {
+		c.told = time.Now()
+	}
+	c.mu.Unlock()
+	if due {
+		t.Logf("progress: %d of %d %s after %.0f s", c.total(), want, what, c.seconds())
+	}
+}
+
+// seconds since the first count.
+func (c *tally) seconds() float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Since(c.since).Seconds()
 }
 
 func (c *tally) total() (n int) {

@@ -86,9 +86,10 @@ func TestEngineSurvivesEveryCrash(t *testing.T) {
 			if f := enumerateDB(h, min(max(per, 0.2), 4), cfg.Seed, counts); f != nil {
 				t.Fatal(f)
 			}
+			counts.progress(t, "crash states of the engine", want)
 		}
 	}
-	t.Logf("%d crash states of the engine from seed %d: %s", counts.total(), seed, counts)
+	t.Logf("%d crash states of the engine in %.0f s from seed %d: %s", counts.total(), counts.seconds(), seed, counts)
 }
 
 // enumerateDB tries crashes at the operations of a history. perPrefix below 1

@@ -148,9 +148,10 @@ func TestLogSurvivesEveryCrash(t *testing.T) {
 			if f := enumerate(h, perPrefix, cfg.Seed, counts); f != nil {
 				t.Fatal(f)
 			}
+			counts.progress(t, "crash states of the log", want)
 		}
 	}
-	t.Logf("%d crash states of the log from seed %d: %s", counts.total(), seed, counts)
+	t.Logf("%d crash states of the log in %.0f s from seed %d: %s", counts.total(), counts.seconds(), seed, counts)
 }
 
 // enumerate tries crashes at every operation of a history.
