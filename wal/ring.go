@@ -9,6 +9,7 @@ import (
 // read them without a system call. Guarded by Log.idx.
 type ring struct {
 	arena []byte
+	limit int // that the arena grows to
 	pos   int // where the next data goes
 	slots []slot
 	head  int // oldest slot
@@ -24,8 +25,26 @@ type slot struct {
 // maxRingEntries bounds the slots; raft reads back at most about this many.
 const maxRingEntries = 8192
 
+// firstArena is where the arena's doubling starts: a log that is opened and
+// hardly written to does not pay for clearing megabytes.
+const firstArena = 64 << 10
+
 func newRing(size int64) *ring {
-	return &ring{arena: make([]byte, size), slots: make([]slot, maxRingEntries)}
+	return &ring{arena: make([]byte, min(size, firstArena)), limit: int(size), slots: make([]slot, maxRingEntries)}
+}
+
+// grow makes room for n bytes behind pos, up to the limit. The arena has its
+// final size before the ring wraps for the first time.
+func (r *ring) grow(n int) {
+	size := len(r.arena)
+	for size < r.limit && r.pos+n > size {
+		size = min(2*size, r.limit)
+	}
+	if size > len(r.arena) {
+		arena := make([]byte, size)
+		copy(arena, r.arena)
+		r.arena = arena
+	}
 }
 
 func (r *ring) clear() { r.n, r.pos = 0, 0 }
@@ -42,12 +61,13 @@ func (r *ring) addBatch(b *batch) {
 }
 
 func (r *ring) add(index, termType uint64, data []byte) {
-	if r.n > 0 && index != r.first+uint64(r.n) || len(data) > len(r.arena)/2 {
+	if r.n > 0 && index != r.first+uint64(r.n) || len(data) > r.limit/2 {
 		r.clear()
-		if len(data) > len(r.arena)/2 {
+		if len(data) > r.limit/2 {
 			return
 		}
 	}
+	r.grow(len(data))
 	if r.pos+len(data) > len(r.arena) {
 		for r.n > 0 && r.slots[r.head].off >= r.pos {
 			r.dropOldest()
