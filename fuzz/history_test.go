@@ -64,6 +64,10 @@ type history struct {
 	Config logConfig
 	Steps  []*step
 	Clean  []int // operation counts at which Close had returned
+	// Refused are the steps that a full disk refused: nothing of them may be
+	// seen but the commit index that the owner had named before, which the first
+	// batch of a new segment may carry.
+	Refused []*step
 
 	// A second life starts with what the first one left.
 	Base   *logModel // what Open showed; nil: an empty log
@@ -138,6 +142,11 @@ func (h *history) commitRange(n int) (lo, hi uint64) {
 		}
 		if s.Begun <= n {
 			hi = s.Commit
+		}
+	}
+	for _, s := range h.Refused {
+		if s.Begun <= n {
+			hi = max(hi, s.Commit)
 		}
 	}
 	return lo, max(lo, hi)
@@ -385,6 +394,7 @@ func (r *recorder) outcome(s *step, err error) {
 		r.dead = true
 	case r.tolerant != nil && (errors.Is(err, wal.ErrNoSpace) || errors.Is(err, r.tolerant) && r.l.Err() == nil):
 		r.refused++
+		r.h.Refused = append(r.h.Refused, s)
 		r.h.Steps = slices.DeleteFunc(r.h.Steps, func(x *step) bool { return x == s })
 	default:
 		r.failLocked(fmt.Errorf("%s: %w", s, err))

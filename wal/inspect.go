@@ -154,6 +154,9 @@ func (s *survey) explained(f Finding) bool {
 			continue
 		}
 		if h, err := decodeSegmentHeader(b[off:]); err == nil {
+			if was != nil && was.stray != nil {
+				return h != *was.stray
+			}
 			return was == nil || !was.hasHeader() || h != was.header // activated meanwhile
 		}
 	}

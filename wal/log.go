@@ -43,15 +43,16 @@ type Log struct {
 	closed    atomic.Bool
 
 	// Owned by the committer.
-	tail      tail
-	chainer   *chainer
-	scratch   []byte // encrypted batch
-	mark      []byte // end mark block
-	logFile   vfs.File
-	head      headMark // last written to LOG
-	headBuf   [headMarkSize]byte
-	nonce     [nonceSize]byte
-	committed atomic.Uint64
+	tail       tail
+	chainer    *chainer
+	scratch    []byte // encrypted batch
+	mark       []byte // end mark block
+	logFile    vfs.File
+	head       headMark // last written to LOG
+	headBuf    [headMarkSize]byte
+	headSynced uint64 // sequence of the newest head mark that is durable
+	nonce      [nonceSize]byte
+	committed  atomic.Uint64
 
 	idx      sync.RWMutex
 	segments []*segment // ascending, the last one is active
@@ -272,7 +273,11 @@ func (l *Log) takeOver(s *survey, end ending) error {
 	if l.logFile, err = l.fs.OpenReadWrite(l.fs.PathJoin(l.dir, identityName), vfs.WriteCategoryUnspecified); err != nil {
 		return fmt.Errorf("wal: open identity: %w", err)
 	}
-	l.head = s.head
+	// What a killed process wrote may be in the page cache only.
+	if err := l.logFile.SyncData(); err != nil {
+		return fmt.Errorf("wal: sync identity: %w", err)
+	}
+	l.head, l.headSynced = s.head, s.head.sequence
 	if err := l.resume(s, end); err != nil {
 		return err
 	}

@@ -21,16 +21,23 @@ func (l *Log) writeEndMark() error {
 const headMarkEvery = 16
 
 // writeHeadMark records in LOG that the batch before the tail is durable. It
-// is synced when a segment was activated and on Close.
+// is synced when a segment was activated and on Close. It never overwrites the
+// newest synced mark: a torn write must not take away what is certain.
 func (l *Log) writeHeadMark(sync bool) error {
 	if l.tail.number > l.head.number+1 {
-		l.head = headMark{
+		m := headMark{
 			sequence: l.head.sequence + 1, segment: l.tail.seg.id, number: l.tail.number - 1, lastIndex: l.tail.nextIndex - 1,
 			offset: uint64(l.tail.offset), chain: l.tail.chain,
 		}
-		l.head.encode(l.headBuf[:], l.id.logID)
-		at := int64(1+l.head.sequence%2) * headMarkStride
-		if _, err := l.logFile.WriteAt(l.headBuf[:], at); err != nil && !isNoSpace(err) {
+		if m.sequence%2 == l.headSynced%2 {
+			m.sequence++
+		}
+		m.encode(l.headBuf[:], l.id.logID)
+		at := int64(1+m.sequence%2) * headMarkStride
+		switch _, err := l.logFile.WriteAt(l.headBuf[:], at); {
+		case err == nil:
+			l.head = m
+		case !isNoSpace(err):
 			return fmt.Errorf("write head mark: %w", err)
 		}
 	}
@@ -40,5 +47,6 @@ func (l *Log) writeHeadMark(sync bool) error {
 	if err := l.logFile.SyncData(); err != nil {
 		return fmt.Errorf("sync head mark: %w", err)
 	}
+	l.headSynced = l.head.sequence
 	return nil
 }

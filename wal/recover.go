@@ -32,6 +32,8 @@ import (
 //	19   LOG                  valid, but no segment 1 and no used segment  missing-segment: refuse
 //	20   last segment         header, but no valid batch and no evidence   activation was torn: activated again
 //	21   end of the log       head mark in LOG names a later batch         bad-batch, missing-segment: refuse
+//	22   next segment         header of an earlier segment, the head mark  torn activation: used now, reported; a
+//	                          is older, no evidence                        prepared one is wiped, reported
 //
 // judge applies it to a survey whose used segments were scanned. It only adds
 // findings; whether damage stops the caller is the caller's business.
@@ -200,7 +202,11 @@ func (s *survey) judgeLast(live []*segmentFile) (e ending) {
 			return e
 		}
 		s.judgeNext(s.next, f.end)
-		return ending{activate: f.id + 1, before: f.end}
+		e = ending{activate: f.id + 1, before: f.end}
+		if s.next.stray != nil && s.firstDamage() == nil {
+			e.torn = s.tornActivation(s.next, f.end)
+		}
+		return e
 	case tailTorn:
 		e.torn = &Finding{
 			Kind: KindTornTail, Severity: SeverityInfo, Segment: f.id, File: f.name, Offset: f.end.offset, FirstIndex: f.end.nextIndex,
@@ -211,8 +217,26 @@ func (s *survey) judgeLast(live []*segmentFile) (e ending) {
 	if len(f.batches) == 0 {
 		return s.reactivate(live, f, e)
 	}
+	if n := s.next; n != nil && n.stray != nil {
+		s.add(Finding{
+			Kind: KindMisplaced, Severity: SeverityRepaired, Segment: n.id, File: n.name, Length: dataStart,
+			Message: fmt.Sprintf("segment %d was prepared and never used, but its header is one of segment %d", n.id, n.stray.id), Advice: adviceRepair,
+		})
+	}
 	e.active = f
 	return e
+}
+
+// tornActivation reports row 22.
+func (s *survey) tornActivation(f *segmentFile, before position) *Finding {
+	t := &Finding{
+		Kind: KindTornTail, Severity: SeverityInfo, Segment: f.id, File: f.name, Length: dataStart, FirstIndex: before.nextIndex,
+		Message: fmt.Sprintf("the activation of segment %d did not finish: its sectors hold an old header of segment %d, and the head mark in %s says that segment %d was the newest one in use",
+			f.id, f.stray.id, identityName, s.head.segment),
+		Advice: adviceTorn,
+	}
+	s.add(*t)
+	return t
 }
 
 // reactivate: the newest segment has a header but no batch (row 20). Nothing
@@ -253,9 +277,13 @@ func (s *survey) judgeNext(f *segmentFile, before position) {
 			Message: err.Error(), Advice: adviceDamage,
 		})
 	case e != nil && !e.weak:
+		what := "are destroyed"
+		if f.stray != nil {
+			what = fmt.Sprintf("are destroyed (what stands there belongs to segment %d)", f.stray.id)
+		}
 		s.add(Finding{
 			Kind: KindBadHeader, Severity: SeverityDamage, Segment: f.id, File: f.name, Length: dataStart, FirstIndex: before.nextIndex,
-			Message: fmt.Sprintf("both header copies of segment %d are destroyed, and a valid %s at offset %d proves that it was in use", f.id, e.kind, e.offset),
+			Message: fmt.Sprintf("both header copies of segment %d %s, and a valid %s at offset %d proves that it was in use", f.id, what, e.kind, e.offset),
 			Advice:  adviceDamage,
 		})
 	}

@@ -3,6 +3,8 @@ package wal
 import (
 	"bytes"
 	"fmt"
+	"math"
+	"slices"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -168,6 +170,170 @@ func headMarkRows(n int) []row {
 			}
 		}},
 	}
+}
+
+// headMarks returns the head marks in LOG, the older one first.
+func (m *image) headMarks() []headMark {
+	id, err := readFile(m.r.fs, "db/wal/LOG", logFileSize)
+	require.NoError(m.t, err)
+	d, _, err := decodeIdentity(id)
+	require.NoError(m.t, err)
+	var marks []headMark
+	for i := 1; i <= 2; i++ {
+		h, err := decodeHeadMark(id[i*headMarkStride:], d.logID)
+		require.NoError(m.t, err)
+		marks = append(marks, h)
+	}
+	slices.SortFunc(marks, func(a, b headMark) int { return compareUint(a.sequence, b.sequence) })
+	return marks
+}
+
+// setHead makes the head mark in LOG say that the last batch of a segment was
+// the newest durable one.
+func (m *image) setHead(segment uint64) *image {
+	m.t.Helper()
+	m.forget()
+	var s SegmentInfo
+	for _, x := range m.segments {
+		if x.ID == segment {
+			s = x
+		}
+	}
+	require.NotZero(m.t, s.ID)
+	bs := m.inSegment(segment)
+	id, err := readFile(m.r.fs, "db/wal/LOG", logFileSize)
+	require.NoError(m.t, err)
+	d, _, err := decodeIdentity(id)
+	require.NoError(m.t, err)
+	mark := headMark{sequence: 9, segment: segment, number: bs[len(bs)-1].Number, lastIndex: s.LastIndex, offset: uint64(s.Tail), chain: s.Chain}
+	b := make([]byte, headMarkSize)
+	mark.encode(b, d.logID)
+	f, err := m.r.fs.OpenReadWrite("db/wal/LOG", vfs.WriteCategoryUnspecified)
+	require.NoError(m.t, err)
+	_, err = f.WriteAt(b, 2*headMarkStride)
+	require.NoError(m.t, err)
+	require.NoError(m.t, f.Close())
+	return m
+}
+
+// strayRows: an old header of an earlier segment in the file that comes next.
+func strayRows(n int) []row {
+	// torn returns a log whose newest segment was being activated, with the old
+	// header of segment 1 in its place and the state batch there or not.
+	torn := func(t *testing.T, edit func(r *rig)) *image {
+		r := newRig(t).open().fill(n)
+		require.NoError(t, r.log.TruncateBack(uint64(n)))
+		if edit != nil {
+			edit(r)
+		}
+		m := r.image()
+		m.write(m.last().ID, 0, m.read(1, 0, dataStart))
+		return m
+	}
+	return []row{
+		{22, "an old header in the sectors of a torn activation is no segment", func(t *testing.T) {
+			for _, whole := range []bool{true, false} {
+				m := torn(t, nil)
+				s := m.last()
+				m.setHead(s.ID-1).zero(s.ID, s.Tail, endMarkSize)
+				if !whole {
+					m.zero(s.ID, dataStart, minSegmentSize-dataStart)
+				}
+				rep, err := Inspect(m.r.fs, "db/wal", InspectOptions{}, Visitor{})
+				require.NoError(t, err)
+				require.True(t, rep.Clean)
+				require.True(t, rep.TornTail)
+				m.r.open().holds(1, uint64(n))
+				rec := m.r.log.Recovery()
+				require.NotNil(t, rec.TornTail)
+				require.Equal(t, s.ID, rec.TornTail.Segment)
+				require.Contains(t, rec.TornTail.Message, "old header of segment 1")
+				m.r.fill(5).reopen().holds(1, uint64(n)+5)
+				require.Nil(t, m.r.log.Recovery().TornTail)
+				require.Empty(t, m.r.log.Recovery().Repairs)
+			}
+		}},
+		{22, "an old header in a prepared segment is wiped", func(t *testing.T) {
+			m := newRig(t).open().fill(n).image()
+			next := m.last().ID + 1
+			if _, err := m.r.fs.Stat(m.path(next)); err != nil {
+				require.NoError(t, prepareSegment(m.r.fs, "db/wal", next, minSegmentSize))
+			}
+			m.write(next, 0, m.read(1, 0, dataStart))
+			m.repaired(KindMisplaced, uint64(n))
+			m.r.fill(3*n).reopen().holds(1, uint64(4*n))
+		}},
+		{22, "an old header in a segment that a head mark names is refused", func(t *testing.T) {
+			m := torn(t, nil)
+			c := m.refused(KindMisplaced, m.last().ID)
+			require.Contains(t, c.Message, "holds segment 1")
+		}},
+		{22, "an old header in a segment that holds acknowledged batches is refused", func(t *testing.T) {
+			m := torn(t, func(r *rig) { r.fill(4) })
+			m.setHead(m.last().ID - 1) // even if both head marks went with it
+			c := m.refused(KindBadHeader, m.last().ID)
+			require.Contains(t, c.Message, "belongs to segment 1")
+		}},
+		{22, "an old header is refused when no head mark tells", func(t *testing.T) {
+			m := torn(t, nil)
+			m.forget().refused(KindMisplaced, m.last().ID)
+		}},
+		{22, "an old header is refused when LOG is lost", func(t *testing.T) {
+			m := torn(t, nil)
+			require.NoError(t, m.r.fs.Remove("db/wal/LOG"))
+			m.refused(KindMisplaced, m.last().ID)
+		}},
+		{22, "a copy of an earlier segment in place of the newest one is refused", func(t *testing.T) {
+			m := newRig(t).open().fill(n).image()
+			m.write(m.last().ID, 0, m.read(1, 0, minSegmentSize))
+			m.refused(KindMisplaced, m.last().ID)
+		}},
+		{22, "a later header, or one of another log, is never a torn activation", func(t *testing.T) {
+			m := torn(t, nil)
+			s := m.last()
+			m.setHead(s.ID - 1)
+			other := newRig(t, func(o *Options) { o.Rand = nil }).open().fill(5).image()
+			m.write(s.ID, 0, other.read(1, 0, dataStart))
+			m.refused(KindMisplaced, s.ID)
+			h, err := decodeSegmentHeader(m.read(1, 0, headerSize))
+			require.NoError(t, err)
+			h.id = s.ID + 3
+			b := make([]byte, headerSize)
+			h.encode(b)
+			m.zero(s.ID, 0, dataStart)
+			m.write(s.ID, 0, b)
+			m.refused(KindMisplaced, s.ID)
+		}},
+		{22, "an old header without the segment before it is refused", func(t *testing.T) {
+			m := torn(t, nil)
+			s := m.last()
+			m.setHead(s.ID - 1)
+			require.NoError(t, m.r.fs.Remove(m.path(s.ID-1)))
+			m.refused(KindMisplaced, s.ID)
+		}},
+	}
+}
+
+// A torn write of a head mark must not take away the newest one that is
+// certainly on disk.
+func TestAHeadMarkNeverOverwritesTheNewestDurableOne(t *testing.T) {
+	r := newRig(t).open()
+	seen := 0
+	for range 8 {
+		r.fill(3 * headMarkEvery) // idle marks, not synced
+		certain := r.log.headSynced
+		require.NoError(t, r.log.TruncateBack(math.MaxUint64)) // waits until the idle marks are written
+		if r.log.head.sequence == certain {
+			r.reopen()
+			continue // the fill ended right behind a rotation
+		}
+		seen++
+		marks := (&image{t: t, r: r}).headMarks()
+		require.Equal(t, certain, marks[0].sequence, "the synced mark is still there")
+		require.Equal(t, r.log.head.sequence, marks[1].sequence)
+		r.reopen()
+	}
+	require.Positive(t, seen, "idle marks were written")
 }
 
 // The rows of the decision table in recover.go. Each names what it proves.
@@ -490,12 +656,13 @@ func TestRecoveryDecisionTable(t *testing.T) {
 		}},
 	}
 	rows = append(rows, headMarkRows(n)...)
+	rows = append(rows, strayRows(n)...)
 	reached := map[int]bool{}
 	for _, row := range rows {
 		reached[row.row] = true
 		t.Run(fmt.Sprintf("row %d: %s", row.row, row.name), row.run)
 	}
-	for i := 1; i <= 21; i++ {
+	for i := 1; i <= 22; i++ {
 		require.True(t, reached[i], "row %d of the decision table has no test", i)
 	}
 }

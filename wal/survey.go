@@ -92,6 +92,9 @@ type segmentFile struct {
 	entries  uint64
 	footer   *segmentFooter
 	footerOK bool // footer and its body agree with the batches
+	// stray is the header of an earlier segment that stands in this file although
+	// it was never in use (row 22), or nil.
+	stray *segmentHeader
 }
 
 type controlEvent struct {
@@ -264,6 +267,9 @@ func (s *survey) resolve() {
 		}
 		return
 	}
+	if s.dropStray(newest) {
+		newest--
+	}
 	low := newest
 	for low > 0 && s.files[low-1].id+1 == s.files[low].id {
 		low--
@@ -272,6 +278,26 @@ func (s *survey) resolve() {
 	if newest+1 < len(s.files) && s.files[newest+1].id == s.files[newest].id+1 {
 		s.next = s.files[newest+1]
 	}
+}
+
+// dropStray takes the header out of account that a torn activation, or a write
+// that went astray, left in a file that was never in use: an old one, of an
+// earlier segment of this log (row 22). A segment in use is named by a synced
+// head mark before anything in it is acknowledged, so a head mark of an earlier
+// segment tells this from a file that was exchanged. Without one it does not
+// decide.
+func (s *survey) dropStray(newest int) bool {
+	f := s.files[newest]
+	h := f.header
+	if !s.idOK || h.logID != s.identity.logID || h.id >= f.id || s.head.number == 0 || s.head.segment >= f.id {
+		return false
+	}
+	if newest == 0 || s.files[newest-1].id+1 != f.id || !s.files[newest-1].placed(s) {
+		return false
+	}
+	f.stray = &h
+	f.header, f.copies = segmentHeader{}, [2]bool{}
+	return true
 }
 
 // resolveIdentity falls back to the segment headers, which all carry the

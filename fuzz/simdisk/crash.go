@@ -340,15 +340,18 @@ func (m *imager) junk(n int64) []byte {
 	return p
 }
 
-// stale copies a random durable sector of a random file, but never of a first
-// page: a whole valid header in the place of another one is a misdirected
-// write, which is a fault and not part of a power loss.
+// stale copies a random durable sector of a random file; every other time the
+// first one, which is the most likely to be taken for what it is not.
 func (m *imager) stale(p []byte) {
 	ids := slices.Sorted(maps.Keys(m.st.nodes))
 	for range 4 {
 		nd := m.st.nodes[ids[m.rng.IntN(len(ids))]]
-		if first := int64(pageSize / sectorSize); !nd.dir && nd.disk.size/sectorSize > first {
-			nd.disk.readAt(p, (first+m.rng.Int64N(nd.disk.size/sectorSize-first))*sectorSize)
+		if sectors := nd.disk.size / sectorSize; !nd.dir && sectors > 0 {
+			from := m.rng.Int64N(sectors)
+			if m.rng.IntN(2) == 0 {
+				from = 0
+			}
+			nd.disk.readAt(p, from*sectorSize)
 			return
 		}
 	}
