@@ -38,7 +38,7 @@ MIN          ?= 2
 SOAKFLAGS    ?=
 BENCHFLAGS   ?=
 
-.PHONY: help build serve test lint fuzz crash corruption soak bench bench-wal install clean
+.PHONY: help build serve test lint conformance fuzz crash corruption soak bench bench-wal install clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-11s %s\n' "$$t" "$$d"; done
@@ -78,6 +78,9 @@ $(TOOLS)/gofumpt $(TOOLS)/staticcheck $(TOOLS)/govulncheck: Makefile
 	@mkdir -p $(TOOLS)
 	GOBIN=$(TOOLS) $(GO) install $(if $(findstring gofumpt,$@),$(GOFUMPT),$(if $(findstring staticcheck,$@),$(STATICCHECK),$(GOVULNCHECK)))
 	@touch $@
+
+conformance: ## the public MCP conformance suite, both protocol generations on one URL (see docs/conformance.md)
+	$(GO) test -count=1 -v $(TESTFLAGS) ./mcp/conformance
 
 fuzz: ## every fuzz target for FUZZTIME (30s) each
 	@for pkg in $$($(GO) list ./...); do \
