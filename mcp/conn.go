@@ -70,9 +70,16 @@ type Call struct {
 	Method    string
 	SessionID string
 	Principal string
+	Version   string // protocol version that a request of 2026-07-28 or later names; "" for those of a session
 	Received  time.Time
 
-	conn   *Conn
+	conn     *Conn
+	exchange *exchange          // the answer of a request of protocol 2026-07-28 over HTTP
+	session  *sdk.ServerSession // in which such a request runs
+	ctx      context.Context    // whose values the handler gets beside its own; may be nil
+	rawID    json.RawMessage
+	params   json.RawMessage // of requests that the SDK's types cannot hold
+
 	stream string // Event.Stream of everything that belongs to the call
 	extra  *sdk.RequestExtra
 	batch  *batchReply
@@ -89,7 +96,7 @@ type batchReply struct {
 type callKey struct{}
 
 // CallFrom returns the call that ctx belongs to. It is false outside handlers,
-// and for calls that the SDK's own HTTP transport carries.
+// and for calls of a session that the SDK's own HTTP transport carries.
 func CallFrom(ctx context.Context) (*Call, bool) {
 	call, ok := ctx.Value(callKey{}).(*Call)
 	return call, ok
@@ -98,6 +105,7 @@ func CallFrom(ctx context.Context) (*Call, bool) {
 // NewConn returns a connection that delivers to sink. Pass it to
 // Server().Connect, then feed it.
 func (r *Runtime) NewConn(sink Sink, o ConnOptions) *Conn {
+	r.ready()
 	if o.Journal == nil {
 		o.Journal = new(VolatileJournal)
 	}
@@ -290,7 +298,11 @@ func (c *Conn) register(ctx context.Context, env *envelope, reply *batchReply) {
 	call := &Call{
 		ID: decodeID(env.id), Method: env.method,
 		SessionID: c.opts.SessionID, Principal: who.Subject, Received: c.rt.opts.Now(),
+		Version: env.version, rawID: env.id,
 		conn: c, stream: string(env.id), extra: new(sdk.RequestExtra), batch: reply, identity: who,
+	}
+	if env.method == methodListen {
+		call.params = env.params
 	}
 	if reply != nil {
 		reply.left++

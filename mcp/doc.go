@@ -9,15 +9,22 @@
 //	                  ├─ guard ── Conn ────────────── sdk.Server ── your handlers
 //	(sockets) ────────┘            │
 //	                               └─ Journal, Sink
-//	HTTP ───── front ─── guard ─┬─ SDK stateless ──── sdk.Server
+//	HTTP ───── front ─── guard ─┬─ stateless ──────── sdk.Server
 //	                            └─ SDK sessions ───── (the same)
 //
 // # One URL, both generations
 //
 // Protocol 2026-07-28 makes every request stand alone; the revisions before it
-// keep a session. The SDK serves each from a handler of its own.
-// [Runtime.Handler] routes between them by the Mcp-Protocol-Version header or
-// the version in params._meta.
+// keep a session. [Runtime.Handler] routes between them by the
+// Mcp-Protocol-Version header or the version in params._meta.
+//
+// Requests of 2026-07-28 run in the goroutine and under the context of their
+// HTTP request. Their headers must agree with their body (SEP-2243). The answer
+// is one JSON body, or an event stream when progress or log messages come
+// before it. [sdk.CallToolRequest].Session is shared by requests whose clients
+// introduce themselves alike: it tells what the client can do, and is no place
+// to keep anything. subscriptions/listen tells of changed lists, resources and
+// tasks until the client leaves, on every carrier.
 //
 // # Nothing bad gets in
 //

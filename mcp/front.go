@@ -27,37 +27,31 @@ const (
 	drainLimit = 64 << 20
 )
 
-// front is the HTTP endpoint: it guards, then routes to one of two SDK
-// handlers over the same server, since the SDK serves protocol 2026-07-28 only
-// from a stateless one and sessions only from the other.
+// front is the HTTP endpoint: it guards, then routes to the handler of protocol
+// 2026-07-28 or to the SDK's one of the session revisions, over the same server.
 type front struct {
-	rt        *Runtime
-	stateless http.Handler
-	stateful  http.Handler
+	rt       *Runtime
+	stateful http.Handler
 }
 
 func newFront(r *Runtime, log *slog.Logger) *front {
 	server := func(*http.Request) *sdk.Server { return r.server }
-	options := func(stateless bool) *sdk.StreamableHTTPOptions {
-		return &sdk.StreamableHTTPOptions{
-			Stateless:                    stateless,
+	return &front{
+		rt: r,
+		stateful: sdk.NewStreamableHTTPHandler(server, &sdk.StreamableHTTPOptions{
 			Logger:                       log,
 			SessionTimeout:               r.opts.SessionTimeout,
 			DisableLocalhostProtection:   true, // checkSource does it, for all carriers alike
 			MaxRequestBodyBytes:          -1,   // the front has read the body already
 			PropagateRequestCancellation: true,
-		}
-	}
-	return &front{
-		rt:        r,
-		stateless: sdk.NewStreamableHTTPHandler(server, options(true)),
-		stateful:  sdk.NewStreamableHTTPHandler(server, options(false)),
+		}),
 	}
 }
 
 // ServeHTTP implements [http.Handler].
 func (f *front) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	defer f.recover(w, req)
+	f.rt.ready()
 	if bad := f.rt.opts.checkSource(req); bad != nil {
 		f.refuse(w, req, bad)
 		return
@@ -212,6 +206,12 @@ func (f *front) post(w http.ResponseWriter, req *http.Request) {
 		}
 		defer f.rt.stats.streams.Add(-1)
 	}
+	if handler == nil {
+		if bad := f.rt.stateless.serve(w, req, &list[0]); bad != nil {
+			f.refuse(w, req, bad.withID(list[0].id))
+		}
+		return
+	}
 	req.Body = io.NopCloser(bytes.NewReader(body))
 	req.ContentLength = int64(len(body))
 	var id []byte
@@ -275,7 +275,7 @@ func bodyError(err error, limit time.Duration) *wireError {
 	return invalid("the body could not be read: %v", err)
 }
 
-// route picks the SDK handler for a checked message.
+// route picks the handler for a checked message: nil is the stateless one.
 func (f *front) route(req *http.Request, list []envelope, batch bool) (http.Handler, *wireError) {
 	version := req.Header.Get(headerVersion)
 	if version != "" && !supported(version) {
@@ -286,10 +286,10 @@ func (f *front) route(req *http.Request, list []envelope, batch bool) (http.Hand
 	}
 	env := &list[0]
 	// A message says in its _meta which protocol it follows. The header must
-	// agree; the SDK's stateless handler answers when it does not.
+	// agree; the stateless handler answers when it does not.
 	if env.version >= versionStateless || version >= versionStateless {
 		f.rt.stats.stateless.Add(1)
-		return f.stateless, nil
+		return nil, nil
 	}
 	f.rt.stats.stateful.Add(1)
 	if env.method == "initialize" {

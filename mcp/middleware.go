@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
@@ -17,15 +18,65 @@ const (
 	methodToolsCall = "tools/call"
 )
 
-// middleware surrounds every handler: it gives the handler its Call and a time
-// limit, turns a panic into an answer, and counts.
-func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
-	return func(ctx context.Context, method string, req sdk.Request) (res sdk.Result, err error) {
+// gate is the outermost middleware: it gives everything inside the Call that
+// the request belongs to. Requests of protocol 2026-07-28 have theirs already,
+// and enter at r.chain.
+func (r *Runtime) gate(next sdk.MethodHandler) sdk.MethodHandler {
+	r.chain = next
+	return func(ctx context.Context, method string, req sdk.Request) (sdk.Result, error) {
 		if extra := req.GetExtra(); extra != nil {
 			if call, ok := r.calls.Load(extra); ok {
-				ctx = context.WithValue(ctx, callKey{}, call.(*Call))
+				ctx = call.(*Call).within(ctx)
 			}
 		}
+		return next(ctx, method, req)
+	}
+}
+
+// within returns ctx with the call, and with the values of the HTTP request
+// that brought it.
+func (c *Call) within(ctx context.Context) context.Context {
+	if c.ctx != nil {
+		ctx = joined{ctx, c.ctx}
+	}
+	return context.WithValue(ctx, callKey{}, c)
+}
+
+// joined is a context that ends with the first and also has the values of the
+// second.
+type joined struct {
+	context.Context
+	values context.Context
+}
+
+// Value implements [context.Context].
+func (j joined) Value(key any) any {
+	if v := j.Context.Value(key); v != nil {
+		return v
+	}
+	return j.values.Value(key)
+}
+
+// sending keeps what a handler sends to a client of protocol 2026-07-28 with
+// the request that it handles, and never asks such a client anything.
+func (r *Runtime) sending(next sdk.MethodHandler) sdk.MethodHandler {
+	return func(ctx context.Context, method string, req sdk.Request) (sdk.Result, error) {
+		call, ok := CallFrom(ctx)
+		if !ok || call.exchange == nil || req.GetSession() != sdk.Session(call.session) {
+			return next(ctx, method, req)
+		}
+		if !strings.HasPrefix(method, "notifications/") {
+			return nil, fmt.Errorf("%q cannot be sent while serving protocol version %s: return InputRequests instead", method, call.Version)
+		}
+		return nil, call.exchange.notify(method, req.GetParams())
+	}
+}
+
+// middleware surrounds every handler: it gives it a time limit, turns a panic
+// into an answer, and counts.
+func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
+	r.base = next
+	return func(ctx context.Context, method string, req sdk.Request) (res sdk.Result, err error) {
 		if method != methodListen { // a subscription lives as long as its stream
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, r.opts.CallTimeout)
@@ -45,7 +96,12 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 			}
 		}
 		start := r.opts.Now()
-		res, err = next(ctx, method, req)
+		call, _ := CallFrom(ctx)
+		if sub, ok := req.(*sdk.SubscriptionsListenRequest); ok && call != nil {
+			res, err = r.listen(ctx, call, sub)
+		} else {
+			res, err = next(ctx, method, req)
+		}
 		if err != nil {
 			err = notFound(req, r.explain(ctx, method, err, r.opts.Now().Sub(start)))
 			return nil, err

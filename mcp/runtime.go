@@ -2,6 +2,7 @@ package mcp
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -132,11 +133,25 @@ type Runtime struct {
 	server *sdk.Server
 	http   http.Handler
 	stats  counters
-	calls  sync.Map // *sdk.RequestExtra -> *Call, for carriers on Conn
+	info   *sdk.Implementation
+	calls  sync.Map // *sdk.RequestExtra -> *Call, for calls that the SDK dispatches
+	hidden sync.Map // *sdk.ServerSession -> struct{}: sessions without a client
 
 	completions sync.Map // reference -> CompletionFunc
 	updates     *updates
 	scopes      toolScopes
+	listeners   *listeners
+	catalog     catalog
+	stateless   *stateless
+
+	base     sdk.MethodHandler // the SDK's own dispatch, behind all middleware
+	chain    sdk.MethodHandler // dispatch through all middleware; set by ready
+	observer *resident         // the session that hears of changes; set by ready
+	prepare  sync.Once
+
+	// taskNotification returns the parameters of notifications/tasks for a
+	// task. It is false for tasks that principal does not own. Nil without tasks.
+	taskNotification func(ctx context.Context, principal, taskID string) (params json.RawMessage, ok bool)
 
 	owned io.Closer // the store, if Close must close it
 
@@ -157,8 +172,12 @@ func NewRuntime(store Store, o Options) (*Runtime, error) {
 	r := &Runtime{opts: o, store: store, log: o.Logger, done: make(chan struct{}), scopes: newToolScopes(o.ToolScopes)}
 	r.updates = newUpdates(r)
 	quiet := slog.New(atLeast{slog.LevelWarn, o.Logger.Handler()})
+	r.listeners = newListeners(r)
+	r.catalog.rt = r
+	r.stateless = newStateless(r)
+	r.info = &sdk.Implementation{Name: o.Name, Title: o.Title, Version: o.Version}
 	r.server = sdk.NewServer(
-		&sdk.Implementation{Name: o.Name, Title: o.Title, Version: o.Version},
+		r.info,
 		&sdk.ServerOptions{
 			Instructions:       o.Instructions,
 			Logger:             quiet,
@@ -169,6 +188,7 @@ func NewRuntime(store Store, o Options) (*Runtime, error) {
 			SetCacheable:       setCacheable,
 		})
 	r.server.AddReceivingMiddleware(r.middleware)
+	r.server.AddSendingMiddleware(r.sending)
 	r.http = newFront(r, quiet)
 	r.Go(func(context.Context) { r.updates.run() })
 	return r, nil
@@ -201,8 +221,22 @@ func (r *Runtime) Go(fn func(ctx context.Context)) {
 	}()
 }
 
+// ready finishes the runtime when the first client shows up: by then the
+// server has all its middleware.
+func (r *Runtime) ready() {
+	r.prepare.Do(func() {
+		observer, err := r.newResident(nil, r.listeners.observe)
+		if err != nil { // the loop's Connect cannot fail
+			panic(fmt.Sprintf("mcp: no session for the observer: %v", err))
+		}
+		r.observer = observer
+		r.server.AddReceivingMiddleware(r.gate)
+	})
+}
+
 // Server returns the official SDK's server: tools, resources and prompts are
-// registered on it with the SDK's own types.
+// registered on it with the SDK's own types, at any time. Receiving middleware
+// must be added before the first request arrives.
 func (r *Runtime) Server() *sdk.Server { return r.server }
 
 // Handler returns the Streamable HTTP endpoint. It serves protocol 2026-07-28
@@ -219,7 +253,13 @@ func (r *Runtime) Handler() http.Handler { return r.http }
 func (r *Runtime) Close() error {
 	r.close.Do(func() {
 		close(r.done)
+		r.stateless.residents.close()
 		var all sync.WaitGroup
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			r.stateless.wait(closePatience)
+		}()
 		for session := range r.server.Sessions() {
 			all.Add(1)
 			go func() {

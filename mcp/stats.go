@@ -60,8 +60,10 @@ func (r *Runtime) Stats() Stats {
 		Subscriptions: r.updates.count(),
 		Refused:       make(map[int]uint64),
 	}
-	for range r.server.Sessions() {
-		s.Sessions++
+	for session := range r.server.Sessions() {
+		if !r.isHidden(session) {
+			s.Sessions++
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

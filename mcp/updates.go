@@ -108,6 +108,10 @@ func (u *updates) subscribe(_ context.Context, req *sdk.SubscribeRequest) error 
 		return nil
 	}
 	u.forgetClosed()
+	if r := u.rt; r.observer != nil && req.Session == r.observer.session {
+		u.enter(req.Params.URI, req.Session) // the listeners' own limits apply
+		return nil
+	}
 	held := 0
 	for _, sessions := range u.subs {
 		if sessions[req.Session] {
@@ -118,11 +122,16 @@ func (u *updates) subscribe(_ context.Context, req *sdk.SubscribeRequest) error 
 		return &jsonrpc.Error{Code: CodeSubscriptionLimit, Message: fmt.Sprintf(
 			"this session holds %d resource subscriptions, the maximum; unsubscribe from some first", held)}
 	}
-	if u.subs[req.Params.URI] == nil {
-		u.subs[req.Params.URI] = make(map[*sdk.ServerSession]bool)
-	}
-	u.subs[req.Params.URI][req.Session] = true
+	u.enter(req.Params.URI, req.Session)
 	return nil
+}
+
+// enter notes one subscription. u.mu is held.
+func (u *updates) enter(uri string, session *sdk.ServerSession) {
+	if u.subs[uri] == nil {
+		u.subs[uri] = make(map[*sdk.ServerSession]bool)
+	}
+	u.subs[uri][session] = true
 }
 
 func (u *updates) unsubscribe(_ context.Context, req *sdk.UnsubscribeRequest) error {

@@ -20,6 +20,8 @@ const (
 	CodeUnauthenticated   = -32011 // no credential, or one that is not accepted; over HTTP with status 401
 	CodeMessageTooLarge   = -32012 // one message exceeds Options.MaxMessageBytes
 	CodeInsufficientScope = -32013 // the credential lacks a scope that data.requiredScopes names; over HTTP with status 403
+	CodeHeaderMismatch    = -32020 // an HTTP header contradicts the body, or is missing (SEP-2243)
+	CodeMissingCapability = -32021 // the client did not declare what the request needs (SEP-2575); see [MissingCapability]
 	CodeUnsupported       = -32022 // the protocol version is not one of ours (SEP-2575)
 	CodeSessionNotFound   = -32058 // unknown or expired Mcp-Session-Id: initialize again
 )
