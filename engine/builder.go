@@ -309,6 +309,18 @@ func (b *Builder) AppendLog(entries ...wal.Entry) error {
 	return nil
 }
 
+// SetMeta stores a small value in the new log, as wal.Log.SetMeta does, for the owner of the commit order. Every error is
+// final.
+func (b *Builder) SetMeta(key string, value []byte) error {
+	if err := b.usable(buildLog); err != nil {
+		return err
+	}
+	if err := b.s.log.SetMeta(key, value); err != nil {
+		return b.fail(fmt.Errorf("engine: value %q of the new log: %w", key, b.s.logErr(err)))
+	}
+	return nil
+}
+
 // StateHash is the hash of the rows added so far.
 func (b *Builder) StateHash() [32]byte { return b.lanes.bytes() }
 

@@ -15,6 +15,9 @@ var (
 	ErrConflict = errors.New("engine: conflict with a concurrent transaction")
 	// ErrOverloaded: the commit queue is full. Nothing was written; try again later.
 	ErrOverloaded = errors.New("engine: overloaded")
+	// ErrUnavailable: this node of a replicated store reaches no majority now. Nothing was written; try again, here or
+	// on another node.
+	ErrUnavailable = errors.New("engine: no majority of the cluster can be reached")
 	// ErrNoSpace: the disk is (nearly) full. Nothing was written; reads go on; writes resume when space returns.
 	ErrNoSpace = errors.New("engine: no space left for writes")
 	// ErrInUse: another process has the directory open.

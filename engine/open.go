@@ -128,7 +128,7 @@ func (s *Store) claim() (fresh bool, err error) {
 }
 
 // ignorable are files that may lie in a directory that is to become a store.
-var ignorable = []string{lockFile, formatTmp, "lost+found", "admin.sock", "serve.json"}
+var ignorable = []string{lockFile, formatTmp, "lost+found", "admin.sock", "serve.json", "cluster"}
 
 // survey looks at the directory without changing it.
 func (s *Store) survey() (fresh bool, err error) {

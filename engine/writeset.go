@@ -22,6 +22,7 @@ const EntryWriteSet wal.EntryType = 0x10
 //	count | reads: table, key str, mod_index              ascending by (table, key); mod_index 0 = was absent
 //	count | scans: kind u8, name, flags u8, lo str, lo key str, hi str, hi key str, rows, fingerprint 16 bytes
 //	count | ops:   kind u8, table, key str, [deadline], [value str]   ascending by (table, key), one per key
+//	[tag 16 bytes, not all zero]                         only in replicated stores: no other write set has the same
 //
 // Scan kind 0 is a table (name = position in tables), 1 an index (name = str); flag 1 = no upper bound.
 // Op kind 0 deletes, 1 puts, 2 puts with a deadline (Unix ms).
@@ -53,7 +54,12 @@ type WriteSet struct {
 	Reads               []Read
 	ScanReads           []ScanRead
 	Ops                 []Op
+	Tag                 [16]byte // zero: none; see TagWriteSet
 }
+
+// TagWriteSet appends a tag to an encoded write set that has none, so that its bytes are found again in the log by the
+// node that proposed them. tag must not be zero and never be used twice. It means nothing to Apply.
+func TagWriteSet(ws []byte, tag [16]byte) []byte { return append(ws, tag[:]...) }
 
 // Read is a point read: the row had this version, 0 = it was absent.
 type Read struct {
@@ -115,6 +121,9 @@ func (w *WriteSet) Encode(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(w.Ops)))
 	for i := range w.Ops {
 		dst = w.Ops[i].append(dst, names)
+	}
+	if w.Tag != [16]byte{} {
+		dst = TagWriteSet(dst, w.Tag)
 	}
 	return dst
 }
@@ -240,8 +249,14 @@ func (w *WriteSet) decode(b []byte, intern map[string]string) error {
 	d.reads(w, names)
 	d.scans(w, names)
 	d.ops(w, names)
+	w.Tag = [16]byte{}
 	if d.err == nil && len(d.b) != 0 {
-		d.fail("bytes after the end")
+		if len(d.b) == len(w.Tag) {
+			copy(w.Tag[:], d.b)
+		}
+		if w.Tag == [16]byte{} {
+			d.fail("bytes after the end")
+		}
 	}
 	return d.err
 }

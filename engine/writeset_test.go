@@ -186,3 +186,24 @@ func TestPrefixCoversExactlyTheKeysThatBeginWithIt(t *testing.T) {
 	require.Equal(t, Range{Lo: []byte("\xff\xff")}, Prefix([]byte("\xff\xff")))
 	require.Nil(t, Prefix(nil).Hi)
 }
+
+func TestTagSurvivesDecodingAndOnlyAWholeOneIsAccepted(t *testing.T) {
+	w := WriteSet{Time: 5, Ops: []Op{{Table: "t", Key: []byte("k"), Value: []byte("v")}}}
+	plain := w.Encode(nil)
+	tagged := TagWriteSet(bytes.Clone(plain), [16]byte{1, 2, 15: 9})
+	got, err := DecodeWriteSet(tagged)
+	require.NoError(t, err)
+	require.Equal(t, [16]byte{1, 2, 15: 9}, got.Tag)
+	require.Equal(t, tagged, got.Encode(nil))
+	got, err = DecodeWriteSet(plain)
+	require.NoError(t, err)
+	require.Zero(t, got.Tag)
+	for n := 1; n < 40; n++ {
+		_, err := DecodeWriteSet(append(bytes.Clone(plain), make([]byte, n)...))
+		require.ErrorIs(t, err, ErrMalformed, "%d zero bytes", n)
+		if n != 16 {
+			_, err = DecodeWriteSet(append(bytes.Clone(plain), bytes.Repeat([]byte{1}, n)...))
+			require.ErrorIs(t, err, ErrMalformed, "%d bytes", n)
+		}
+	}
+}

@@ -38,12 +38,18 @@
 // The row store is on disk anyway. What raft calls a snapshot is a mark here (marks.go): rows flushed up to an index,
 // and who the members were. A restart begins behind it; nothing is copied.
 //
+// # Any member takes writes and reads
+//
+// With Options.Dial write sets are forwarded to the leader (forward.go) and applied exactly once: a member finds out of
+// its own log what became of a write set whose leader died, and sends it again only when it can prove that it was not
+// written. Linearizable reads get their read index from the leader. Without a leader both wait for Options.Patience and are
+// then refused with an engine.ErrUnavailable that names who was last heard from.
+//
 // # What it does not do
 //
 // It does not ship rows to another node yet. Therefore the log of a cluster member is kept from its beginning (the log
 // is pinned), so that every member can be caught up from it, and a store whose log was cut before it became a
-// cluster cannot take others in (ErrNoTransfer). It does not forward write sets from followers to the leader, and
-// brings no network of its own: the transport is the caller's.
+// cluster cannot take others in (ErrNoTransfer). It brings no network of its own: transport and Dial are the caller's.
 //
 // The bytes are in format.go.
 package replication

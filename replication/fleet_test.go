@@ -2,8 +2,10 @@ package replication
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"sync"
 	"testing"
@@ -34,6 +36,11 @@ type fleet struct {
 	members []raft.Server
 	change  func(*Options)
 	tcp     bool // real connections on the loopback
+	forward bool // changes and reads on any member
+
+	wires sync.Mutex
+	pipes []pipe
+	off   map[string]bool // isolated members
 
 	mu sync.Mutex // guards store and node of the peers against clients of the simulation
 }
@@ -88,6 +95,9 @@ func (f *fleet) open(p *peer) error {
 	if f.change != nil {
 		f.change(&o)
 	}
+	if f.forward {
+		o.Dial = func(_ context.Context, id, _ string) (net.Conn, error) { return f.dial(p.id, id) }
+	}
 	node, err := New(o)
 	require.NoError(f.t, err)
 	p.fs = &faultFS{FS: p.disk}
@@ -105,7 +115,48 @@ func (f *fleet) open(p *peer) error {
 
 func (f *fleet) start(p *peer) { f.t.Helper(); require.NoError(f.t, f.open(p)) }
 
+// pipe is a forwarding connection between two members.
+type pipe struct {
+	a, b string
+	conn net.Conn
+}
+
+func (f *fleet) dial(from, to string) (net.Conn, error) {
+	f.wires.Lock()
+	defer f.wires.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.peers {
+		if p.id == to && p.store != nil && !f.off[from] && !f.off[to] {
+			here, there := net.Pipe()
+			f.pipes = append(f.pipes, pipe{from, to, here})
+			node := p.node
+			go func() { _ = node.ServeForward(from, there) }()
+			return here, nil
+		}
+	}
+	return nil, errors.New("unreachable")
+}
+
+// unplug breaks the forwarding connections of a member, and keeps new ones from being made.
+func (f *fleet) unplug(id string, off bool) {
+	f.wires.Lock()
+	defer f.wires.Unlock()
+	if f.off == nil {
+		f.off = map[string]bool{}
+	}
+	f.off[id] = off
+	f.pipes = slices.DeleteFunc(f.pipes, func(w pipe) bool {
+		if w.a == id || w.b == id {
+			_ = w.conn.Close()
+			return true
+		}
+		return false
+	})
+}
+
 func (f *fleet) join(p *peer) {
+	f.unplug(p.id, false)
 	if f.tcp {
 		return
 	}
@@ -118,6 +169,7 @@ func (f *fleet) join(p *peer) {
 }
 
 func (f *fleet) isolate(p *peer) {
+	f.unplug(p.id, true)
 	if f.tcp {
 		return // it dies with its connections
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/erlmcp/erlmcp/engine"
 	"github.com/erlmcp/erlmcp/wal"
@@ -16,6 +17,8 @@ import (
 type machine struct {
 	store *engine.Store
 	fail  func(error)
+
+	router atomic.Pointer[router]
 
 	entries []wal.Entry // owned by the FSM goroutine
 
@@ -70,6 +73,13 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 	if n := len(outs); n > 0 && errors.Is(outs[n-1].Err, engine.ErrFailed) {
 		m.fail(outs[n-1].Err)
 		return answers
+	}
+	if r := m.router.Load(); r != nil {
+		for i, l := range logs {
+			if out, ok := answers[i].(engine.ApplyOutcome); ok && l.Type == raft.LogCommand {
+				r.applied(l.Data, out)
+			}
+		}
 	}
 	m.advance(next - 1)
 	return answers

@@ -18,10 +18,12 @@ import (
 // ErrNotLeader: this node cannot do it, another one can. Nothing was written. See NotLeaderError.
 var ErrNotLeader = errors.New("replication: this node is not the leader")
 
-// NotLeaderError says where to go instead. errors.Is(err, ErrNotLeader) holds for it.
+// NotLeaderError says where to go instead, or that no majority can be reached: then errors.Is(err,
+// engine.ErrUnavailable) holds. errors.Is(err, ErrNotLeader) holds always.
 type NotLeaderError struct {
 	Leader, Address string    // of the leader as far as this node knows; empty: none known
 	Heard           time.Time // when this node last heard from a leader; zero: never since it started
+	HeardFrom       string    // who that was; may be empty
 	Cause           error     // may be nil
 }
 
@@ -32,9 +34,13 @@ func (e *NotLeaderError) Error() string {
 	case e.Leader != "":
 		s += fmt.Sprintf("; %s at %s is", e.Leader, e.Address)
 	case e.Heard.IsZero():
-		s += "; no leader is known, try again"
+		s += "; no leader is known, none was heard from since the start; nothing was written, try again, here or on another node"
+	case e.HeardFrom != "":
+		s += fmt.Sprintf("; no leader is known, last heard from %s at %s; nothing was written, try again, here or on another node",
+			e.HeardFrom, e.Heard.UTC().Format(time.RFC3339Nano))
 	default:
-		s += fmt.Sprintf("; no leader is known, last heard from one at %s, try again", e.Heard.UTC().Format(time.RFC3339Nano))
+		s += fmt.Sprintf("; no leader is known, last heard from one at %s; nothing was written, try again, here or on another node",
+			e.Heard.UTC().Format(time.RFC3339Nano))
 	}
 	if e.Cause != nil {
 		s += fmt.Sprintf(" (%v)", e.Cause)
@@ -44,10 +50,14 @@ func (e *NotLeaderError) Error() string {
 
 // Unwrap makes errors.Is work for ErrNotLeader and the cause.
 func (e *NotLeaderError) Unwrap() []error {
-	if e.Cause == nil {
-		return []error{ErrNotLeader}
+	all := []error{ErrNotLeader}
+	if e.Leader == "" {
+		all = append(all, engine.ErrUnavailable)
 	}
-	return []error{ErrNotLeader, e.Cause}
+	if e.Cause != nil {
+		all = append(all, e.Cause)
+	}
+	return all
 }
 
 // A Node is one member of a cluster: an engine store whose write sets go through raft. All methods are safe for
@@ -65,6 +75,8 @@ type Node struct {
 	raft    *raft.Raft
 	props   *proposals
 	reads   *reads
+	router  *router // nil without Options.Dial: changes are proposed here or not at all
+	inboxes inboxes // of the other members, while this one leads
 
 	running atomic.Bool // raft's goroutines exist
 	once    sync.Once
@@ -109,6 +121,10 @@ func (n *Node) Start(s *engine.Store) (engine.Committer, error) {
 	}
 	n.props = newProposals(n)
 	n.reads = newReads(n)
+	if n.o.Dial != nil {
+		n.router = newRouter(n)
+		n.machine.router.Store(n.router)
+	}
 	go n.watch()
 	return committer{n}, nil
 }
@@ -241,6 +257,14 @@ func (n *Node) watch() {
 	}
 	n.o.Logger.Error("replication: failed", "node", n.o.ID, "error", n.reason)
 	n.shutDown()
+	n.endAll()
+}
+
+// endAll answers whatever is on its way; raft has ended.
+func (n *Node) endAll() {
+	if n.router != nil {
+		<-n.router.over
+	}
 	n.props.end()
 }
 
@@ -287,7 +311,13 @@ func (n *Node) notLeader(cause error) error {
 	if string(id) == n.o.ID { // about to step down, or not sure yet
 		addr, id = "", ""
 	}
-	return &NotLeaderError{Leader: string(id), Address: string(addr), Heard: n.raft.LastContact(), Cause: cause}
+	e := &NotLeaderError{Leader: string(id), Address: string(addr), Heard: n.raft.LastContact(), Cause: cause}
+	if r := n.router; r != nil {
+		r.mu.Lock()
+		e.HeardFrom = r.heard
+		r.mu.Unlock()
+	}
+	return e
 }
 
 // committer is the node as the engine sees it.
@@ -310,10 +340,17 @@ func (c committer) Commit(ctx context.Context, ws []byte, _ engine.Durability, d
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if n.router != nil {
+		if !n.router.add(ws, done) {
+			return n.ended()
+		}
+		return nil
+	}
+	term := n.raft.CurrentTerm()
 	if n.raft.State() != raft.Leader {
 		return n.notLeader(nil)
 	}
-	if !n.props.add(ws, done) {
+	if !n.props.add(ws, term, done) {
 		return n.ended()
 	}
 	return nil
@@ -336,6 +373,6 @@ func (c committer) Close() error {
 		}
 	}
 	n.shutDown()
-	n.props.end()
+	n.endAll()
 	return nil
 }

@@ -1,10 +1,13 @@
 package replication
 
 import (
+	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -48,6 +51,16 @@ type Options struct {
 	MarkInterval time.Duration
 	// HandOver bounds how long Close tries to give leadership to another node; default 2 s, negative: not at all.
 	HandOver time.Duration
+	// Dial connects to the forwarding service (Node.ServeForward) of another member, at its raft address. With it, changes
+	// and linearizable reads work on every member; without it, only on the leader.
+	Dial func(ctx context.Context, id, address string) (net.Conn, error)
+	// Boot tells this run of the process from others; default random.
+	Boot [16]byte
+	// Patience is how long a change or read waits for a leader, with Dial, before it is refused; a change whose outcome is
+	// in doubt waits twice as long. Default 8 elections, at least 2 s and at most 20 s.
+	Patience time.Duration
+	// Now is the clock of Patience; default time.Now.
+	Now func() time.Time
 	// Logger hears what raft has to say; default: discard.
 	Logger *slog.Logger
 }
@@ -70,6 +83,17 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.HandOver == 0 {
 		o.HandOver = 2 * time.Second
+	}
+	if o.Patience == 0 {
+		o.Patience = min(max(8*o.Timing.Election, 2*time.Second), 20*time.Second)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Boot == [16]byte{} {
+		if _, err := rand.Read(o.Boot[:]); err != nil {
+			return o, fmt.Errorf("replication: random boot id: %w", err)
+		}
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

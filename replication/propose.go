@@ -24,6 +24,7 @@ type proposals struct {
 
 type proposal struct {
 	data   []byte
+	term   uint64 // it may be proposed in this term only
 	done   func(uint64, engine.ApplyOutcome, error)
 	future raft.ApplyFuture
 }
@@ -36,14 +37,14 @@ func newProposals(n *Node) *proposals {
 	return p
 }
 
-// add queues a write set; false: the node has ended and done will not be called.
-func (p *proposals) add(data []byte, done func(uint64, engine.ApplyOutcome, error)) bool {
+// add queues a write set for the given term; false: the node has ended and done will not be called.
+func (p *proposals) add(data []byte, term uint64, done func(uint64, engine.ApplyOutcome, error)) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ended {
 		return false
 	}
-	p.queue = append(p.queue, &proposal{data: data, done: done})
+	p.queue = append(p.queue, &proposal{data: data, term: term, done: done})
 	p.wake.Broadcast()
 	return true
 }
@@ -64,7 +65,10 @@ func (p *proposals) feed() {
 			return
 		}
 		for _, x := range batch {
-			f := p.n.raft.Apply(x.data, 0)
+			var f raft.ApplyFuture = lateProposal{}
+			if p.n.raft.CurrentTerm() == x.term {
+				f = p.n.raft.Apply(x.data, 0)
+			}
 			p.mu.Lock()
 			x.future = f
 			p.wake.Broadcast()
@@ -100,9 +104,16 @@ func (p *proposals) wait() {
 	}
 }
 
+// lateProposal is the future of a write set whose term was over before it reached raft.
+type lateProposal struct{}
+
+func (lateProposal) Error() error  { return raft.ErrNotLeader }
+func (lateProposal) Response() any { return nil }
+func (lateProposal) Index() uint64 { return 0 }
+
 func (x *proposal) answer(n *Node, err error) {
 	if err != nil {
-		x.done(0, engine.ApplyOutcome{}, n.proposalErr(err))
+		x.done(x.future.Index(), engine.ApplyOutcome{}, n.proposalErr(err))
 		return
 	}
 	out, ok := x.future.Response().(engine.ApplyOutcome)

@@ -24,7 +24,7 @@ type reads struct {
 
 type round struct {
 	done  chan struct{}
-	index uint64
+	index uint64 // of the newest change of the state machine that has to be applied
 	err   error
 }
 
@@ -36,6 +36,23 @@ func newReads(n *Node) *reads {
 
 // barrier returns when everything committed anywhere before the call is applied here.
 func (r *reads) barrier(ctx context.Context) error {
+	index, err := r.index(ctx)
+	if err != nil {
+		return err
+	}
+	return r.n.machine.wait(ctx, index, r.n.stopped)
+}
+
+// leaderIndex is index for the round of another member; it never asks further.
+func (r *reads) leaderIndex() (uint64, error) {
+	if r.n.raft.State() != raft.Leader {
+		return 0, r.n.notLeader(nil)
+	}
+	return r.index(context.Background())
+}
+
+// index joins the next round and returns what it found.
+func (r *reads) index(ctx context.Context) (uint64, error) {
 	r.mu.Lock()
 	if r.next == nil {
 		r.next = &round{done: make(chan struct{})}
@@ -48,19 +65,12 @@ func (r *reads) barrier(ctx context.Context) error {
 	}
 	select {
 	case <-mine.done:
+		return mine.index, mine.err
 	case <-ctx.Done():
-		return ctx.Err()
+		return 0, ctx.Err()
 	case <-r.n.stopped:
-		return r.n.ended()
+		return 0, r.n.ended()
 	}
-	if mine.err != nil {
-		return mine.err
-	}
-	index, err := r.lastChange(mine.index)
-	if err != nil {
-		return err
-	}
-	return r.n.machine.wait(ctx, index, r.n.stopped)
 }
 
 // run is the round goroutine.
@@ -78,12 +88,21 @@ func (r *reads) run() {
 		if now == nil {
 			continue
 		}
-		now.index, now.err = r.verify()
+		now.index, now.err = r.find()
 		close(now.done)
 	}
 }
 
-// verify returns an index that was committed when it began, and behind everything committed anywhere before.
+// find proves it here, or has the leader prove it.
+func (r *reads) find() (uint64, error) {
+	if r.n.router != nil {
+		return r.n.router.readIndex(context.Background())
+	}
+	return r.verify()
+}
+
+// verify returns an index that was committed when it began, and behind everything committed anywhere before. It is
+// called by the round goroutine only.
 func (r *reads) verify() (uint64, error) {
 	n := r.n
 	term := n.raft.CurrentTerm()
@@ -107,7 +126,7 @@ func (r *reads) verify() (uint64, error) {
 	if n.raft.CurrentTerm() != term { // index may be of a time when somebody else led
 		return 0, n.notLeader(nil)
 	}
-	return index, nil
+	return r.lastChange(index)
 }
 
 // lastChange is the newest index up to index that reaches the state machine: raft keeps no-ops and barriers to itself.

@@ -190,9 +190,11 @@ func simFaults(f *fleet, rng *rand.Rand, steps int) {
 	}
 }
 
-func simulate(t *testing.T, seed uint64) {
+func simulate(t *testing.T, seed uint64, forward bool) {
 	rng := rand.New(rand.NewPCG(seed, 0))
-	f := newFleet(t, 3, func(o *Options) { o.MarkEvery, o.MarkInterval, o.HandOver = 200, 20*time.Millisecond, -1 }).startAll()
+	f := newFleet(t, 3, func(o *Options) { o.MarkEvery, o.MarkInterval, o.HandOver = 200, 20*time.Millisecond, -1 })
+	f.forward = forward
+	f.startAll()
 	h := &history{began: time.Now()}
 	stop := make(chan struct{})
 	var clients sync.WaitGroup
@@ -250,6 +252,7 @@ func TestSimulatedClusterIsLinearizable(t *testing.T) {
 		n = v
 	}
 	for seed := first; seed < first+n; seed++ {
-		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { simulate(t, seed) })
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { simulate(t, seed, false) })
+		t.Run(fmt.Sprintf("any-node/seed=%d", seed), func(t *testing.T) { simulate(t, seed, true) })
 	}
 }
