@@ -36,6 +36,8 @@ type Piece struct {
 	Prev      string    `json:"prev,omitempty"` // digest of the piece before it, hex; empty for the first of an archive
 	FirstTime time.Time `json:"first_time,omitzero"`
 	LastTime  time.Time `json:"last_time,omitzero"`
+	// Restart: the entries between Prev's piece and this one were never archived, because the log no longer had them.
+	Restart bool `json:"restart,omitempty"`
 }
 
 // Archive is the stored log of one life. The pieces are linked by digest and lie end to end. One goroutine ships at a time;
@@ -48,6 +50,8 @@ type Archive struct {
 	next uint64 // first entry that is not archived; 0: nothing is
 	prev string // digest of the newest piece
 	last *Piece
+
+	restart bool // the next piece begins behind a gap
 }
 
 // OpenArchive finds the end of the archive of a life.
@@ -70,7 +74,28 @@ func (r *Repo) OpenArchive(ctx context.Context, life object.ID) (*Archive, error
 }
 
 func (a *Archive) took(p *Piece, d object.Digest) {
-	a.next, a.prev, a.last = p.Last+1, hex.EncodeToString(d[:]), p
+	a.next, a.prev, a.last, a.restart = p.Last+1, hex.EncodeToString(d[:]), p, false
+}
+
+// StartAfter lets an archive that holds nothing begin with the entry after index: what comes before a life's first backup cannot be
+// restored, so it need not be stored. An archive that holds something is left as it is.
+func (a *Archive) StartAfter(index uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.next == 0 {
+		a.next = index + 1
+	}
+}
+
+// SkipTo gives up the entries before first, which the log no longer has: the archive goes on behind the gap, and the next piece says
+// that it does. No moment inside the gap can be restored, nor any behind it that no later backup covers. Ship reports the
+// gap (ErrGap) before this is the right thing to do.
+func (a *Archive) SkipTo(first uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if first > a.next {
+		a.next, a.restart = first, a.prev != ""
+	}
 }
 
 // Last is the newest archived entry, 0 if there is none.
@@ -137,7 +162,7 @@ func (a *Archive) shipPiece(ctx context.Context, log Log, upTo uint64) error {
 	if first := log.FirstIndex(); first > a.next {
 		return &GapError{From: a.next, To: first - 1, Reachable: a.next - 1}
 	}
-	col := collector{p: Piece{Version: manifestVersion, Life: a.life.String(), Prev: a.prev}}
+	col := collector{p: Piece{Version: manifestVersion, Life: a.life.String(), Prev: a.prev, Restart: a.restart}}
 	err := log.Iterate(a.next, func(e wal.Entry) error {
 		if e.Index > upTo || col.size >= archiveMost {
 			return errEnough

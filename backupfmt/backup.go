@@ -23,6 +23,7 @@ const Auto = "auto"
 type BackupOptions struct {
 	Type     string                 // Full, Incremental, Auto (default)
 	Label    string                 // stored sealed
+	MaxChain int                    // incrementals that may follow a full backup; 0: MaxChain
 	Archive  *Archive               // of the same life: its end is recorded, so that its loss would be noticed; may be nil
 	Progress func(rows, raw uint64) // called now and then by the backup's goroutine; may be nil
 }
@@ -30,14 +31,17 @@ type BackupOptions struct {
 // Backup stores the state of src. When it returns, the backup is durable and part of the chain; if it fails or is cancelled at
 // any time, nothing changed but objects that the next prune removes; only an error of the very last steps, moving the head and
 // taking the session away, comes when the backup counts already. A Backup without changes since its parent returns the
-// parent and stores nothing.
+// parent, Unchanged, and stores nothing.
 func (r *Repo) Backup(ctx context.Context, src Source, o BackupOptions) (*Link, error) {
 	c, err := r.Chain(ctx)
 	if err != nil {
 		return nil, err
 	}
 	st := src.State()
-	parent, why := parentFor(c, &st)
+	if o.MaxChain <= 0 {
+		o.MaxChain = MaxChain
+	}
+	parent, why := parentFor(c, &st, o.MaxChain)
 	switch o.Type {
 	case Full:
 		return r.backup(ctx, c, src, nil, o)
@@ -53,7 +57,9 @@ func (r *Repo) Backup(ctx context.Context, src Source, o BackupOptions) (*Link, 
 		return nil, fmt.Errorf("%w: backup type %q", ErrInvalid, o.Type)
 	}
 	if parent.Index == st.Index {
-		return parent, nil
+		same := *parent
+		same.Unchanged = true
+		return &same, nil
 	}
 	l, err := r.backup(ctx, c, src, parent, o)
 	if o.Type != Incremental && (errors.Is(err, ErrNoHistory) || errors.Is(err, ErrTooMany)) {
@@ -63,7 +69,7 @@ func (r *Repo) Backup(ctx context.Context, src Source, o BackupOptions) (*Link, 
 }
 
 // parentFor finds what an incremental would build on; if there is nothing, or too long a chain, why.
-func parentFor(c *Chain, st *State) (*Link, error) {
+func parentFor(c *Chain, st *State, most int) (*Link, error) {
 	all := c.Backups(st.Life.String())
 	if len(all) == 0 {
 		return nil, fmt.Errorf("%w: history %s", ErrNoParent, st.Life)
@@ -81,7 +87,7 @@ func parentFor(c *Chain, st *State) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(run) > MaxChain {
+	if len(run) > most {
 		return parent, fmt.Errorf("%w: %d incrementals follow the last full backup", ErrTooMany, len(run)-1)
 	}
 	return parent, nil

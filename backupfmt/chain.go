@@ -52,14 +52,50 @@ func (c *Chain) Run(l *Link) ([]*Link, error) {
 	return run, nil
 }
 
-// Chain reads and verifies the chain. A *DamageError tells what was removed, replayed, reordered, rolled back or edited.
-func (r *Repo) Chain(ctx context.Context) (*Chain, error) {
+// linkReader reads the link of that number; digest is what it must have, "" if that is not known.
+type linkReader func(ctx context.Context, seq uint64, digest string) (*Link, error)
+
+// Chain reads and verifies the chain. A *DamageError tells what was removed, replayed, reordered, rolled back or edited. Links that this Repo
+// read before are not read again: they are named by digest, so they cannot have changed, but whether they are still in the store
+// only Verify finds out.
+func (r *Repo) Chain(ctx context.Context) (*Chain, error) { return r.chain(ctx, r.known) }
+
+// known is the linkReader that remembers.
+func (r *Repo) known(ctx context.Context, seq uint64, digest string) (*Link, error) {
+	r.mu.Lock()
+	l := r.links[digest]
+	r.mu.Unlock()
+	if l != nil && l.Seq == seq {
+		return l, nil
+	}
+	l, err := r.link(ctx, seq)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.links == nil || len(r.links) >= maxKnownLinks {
+		r.links = map[string]*Link{}
+	}
+	r.links[hex.EncodeToString(l.Digest[:])] = l
+	return l, nil
+}
+
+// maxKnownLinks bounds the memory for links; retention keeps a few hundred.
+const maxKnownLinks = 4096
+
+// fresh is the linkReader that asks the store.
+func (r *Repo) fresh(ctx context.Context, seq uint64, _ string) (*Link, error) {
+	return r.link(ctx, seq)
+}
+
+func (r *Repo) chain(ctx context.Context, read linkReader) (*Chain, error) {
 	head, _, err := r.readHead(ctx)
 	if err != nil {
 		return nil, err
 	}
 	c := &Chain{}
-	newest, err := r.newest(ctx, head)
+	newest, err := r.newest(ctx, read, head)
 	if err != nil || newest == nil {
 		return c, err
 	}
@@ -67,14 +103,14 @@ func (r *Repo) Chain(ctx context.Context) (*Chain, error) {
 	c.Links = []*Link{newest}
 	at := newest
 	for at.Kind != Prune && at.Seq > 1 {
-		if at, err = r.parent(ctx, at); err != nil {
+		if at, err = parent(ctx, read, at); err != nil {
 			return nil, err
 		}
 		c.Links = append(c.Links, at)
 	}
 	if at.Kind == Prune {
 		for _, v := range at.Live {
-			l, err := r.expect(ctx, v.Seq, v.Digest, at.Seq)
+			l, err := expect(ctx, read, v.Seq, v.Digest, at.Seq)
 			if err != nil {
 				return nil, err
 			}
@@ -94,11 +130,11 @@ func (r *Repo) Chain(ctx context.Context) (*Chain, error) {
 }
 
 // newest follows the chain from the head on: a writer may have died between a link and the head.
-func (r *Repo) newest(ctx context.Context, head headMark) (*Link, error) {
+func (r *Repo) newest(ctx context.Context, read linkReader, head headMark) (*Link, error) {
 	var last *Link
 	lost := head.Seq == 0 // no head: either nothing was ever committed, or it is gone
 	if !lost {
-		l, err := r.link(ctx, head.Seq)
+		l, err := read(ctx, head.Seq, head.Digest)
 		if errors.Is(err, store.ErrNotFound) {
 			return nil, &DamageError{Kind: "rolled-back", Object: manifestName(head.Seq), Seq: head.Seq, Reason: "the head names it as the newest link, but it is gone"}
 		}
@@ -111,7 +147,7 @@ func (r *Repo) newest(ctx context.Context, head headMark) (*Link, error) {
 		last = l
 	}
 	for {
-		l, err := r.link(ctx, head.Seq+1)
+		l, err := read(ctx, head.Seq+1, "")
 		if errors.Is(err, store.ErrNotFound) {
 			if lost {
 				err = r.nothingBeyond(ctx, head.Seq)
@@ -153,13 +189,13 @@ func follows(l, prev *Link) error {
 	return nil
 }
 
-func (r *Repo) parent(ctx context.Context, l *Link) (*Link, error) {
-	return r.expect(ctx, l.Seq-1, l.Parent, l.Seq)
+func parent(ctx context.Context, read linkReader, l *Link) (*Link, error) {
+	return expect(ctx, read, l.Seq-1, l.Parent, l.Seq)
 }
 
 // expect reads a link that another one names.
-func (r *Repo) expect(ctx context.Context, seq uint64, digest string, by uint64) (*Link, error) {
-	l, err := r.link(ctx, seq)
+func expect(ctx context.Context, read linkReader, seq uint64, digest string, by uint64) (*Link, error) {
+	l, err := read(ctx, seq, digest)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, &DamageError{Kind: "missing", Object: manifestName(seq), Seq: seq, Reason: fmt.Sprintf("link %d names it", by)}
 	}

@@ -11,15 +11,20 @@ import (
 
 // Consolidate merges a full backup and the incrementals over it into a new full backup of the same state, inside the repository: the
 // store it came from is not needed. What did not change is shared with the newest full backup. seq 0: the newest backup. A backup
-// that is full already is returned as it is.
-func (r *Repo) Consolidate(ctx context.Context, seq uint64) (*Link, error) {
+// that is full already is returned as it is. progress is called now and then and may be nil.
+func (r *Repo) Consolidate(ctx context.Context, seq uint64, progress func(rows, raw uint64)) (*Link, error) {
 	c, err := r.Chain(ctx)
 	if err != nil {
 		return nil, err
 	}
 	l, err := baseOf(c, Target{Seq: seq})
-	if err != nil || l.Kind == Full {
-		return l, err
+	if err != nil {
+		return nil, err
+	}
+	if l.Kind == Full {
+		same := *l
+		same.Unchanged = true
+		return &same, nil
 	}
 	run, err := c.Run(l)
 	if err != nil {
@@ -29,7 +34,7 @@ func (r *Repo) Consolidate(ctx context.Context, seq uint64) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.backup(ctx, c, src, nil, BackupOptions{Label: l.Label})
+	return r.backup(ctx, c, src, nil, BackupOptions{Label: l.Label, Progress: progress})
 }
 
 // mergedSource shows a stored state as if it were a store.

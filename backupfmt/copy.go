@@ -21,7 +21,7 @@ type CopyReport struct {
 // What is there already is not sent again, so an interrupted copy goes on where it was. Every object is checked before it is sent:
 // damage does not spread (ErrDamaged). A target that holds another repository is refused: ErrIsRepo. Objects that a prune removed from the
 // source stay in the target, and links that the target has beyond the source are damage of its chain: copy one way only.
-func Copy(ctx context.Context, from, to store.Store, progress func(name string, bytes int64)) (*CopyReport, error) {
+func Copy(ctx context.Context, from, to store.Store, progress func(name string, done, total int64)) (*CopyReport, error) {
 	if err := sameRepo(ctx, from, to); err != nil {
 		return nil, err
 	}
@@ -39,6 +39,12 @@ func Copy(ctx context.Context, from, to store.Store, progress func(name string, 
 		return nil, err
 	}
 	rep := &CopyReport{}
+	var total int64 // to be sent
+	for _, i := range names {
+		if size, ok := have[i.Name]; (!ok || size != i.Size) && i.Name != nameHead && i.Name != nameLedger {
+			total += i.Size
+		}
+	}
 	// What is named comes before what names it, so that the copy is a sound repository at every moment.
 	for _, stage := range [][]string{
 		{folderKeys, folderEpochs}, {folderPacks, folderLists, folderArchive, folderProofs}, {folderManifest}, {nameConfig},
@@ -58,7 +64,7 @@ func Copy(ctx context.Context, from, to store.Store, progress func(name string, 
 			rep.Copied++
 			rep.Bytes += n
 			if progress != nil {
-				progress(i.Name, n)
+				progress(i.Name, rep.Bytes, max(total, rep.Bytes))
 			}
 		}
 	}

@@ -22,6 +22,8 @@ type DrillOptions struct {
 	Engine  engine.Options // of the scratch store
 	// Checks run on the restored store, in order; queries whose answers are known belong here.
 	Checks []DrillCheck
+	// Progress of the restore, as in RestoreOptions; may be nil.
+	Progress func(phase string, rows, entries uint64)
 }
 
 // DrillCheck is a named check of a restored store.
@@ -93,7 +95,7 @@ func (r *Repo) drill(ctx context.Context, o DrillOptions, p *DrillProof) error {
 		return err
 	}
 	p.Backup = plan.Backup().Seq
-	rep, err := r.Restore(ctx, plan, RestoreOptions{Dir: o.Scratch, Engine: o.Engine})
+	rep, err := r.Restore(ctx, plan, RestoreOptions{Dir: o.Scratch, Engine: o.Engine, Progress: o.Progress})
 	if err != nil {
 		return err
 	}

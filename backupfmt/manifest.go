@@ -82,6 +82,9 @@ type Link struct {
 	Details
 	Digest object.Digest `json:"-"`
 	Size   int64         `json:"-"`
+
+	// Unchanged is set by Backup when it stored nothing because this link shows the state already.
+	Unchanged bool `json:"-"`
 }
 
 // IsBackup reports whether the link is a full or incremental backup.

@@ -42,7 +42,7 @@ func (p *Plan) Backup() *Link { return p.Run[len(p.Run)-1] }
 
 // Plan finds out how to reach a state, without changing anything: ErrNoBackup, ErrNotReached, ErrGap, ErrDamaged.
 func (r *Repo) Plan(ctx context.Context, t Target) (*Plan, error) {
-	c, err := r.Chain(ctx)
+	c, err := r.chain(ctx, r.fresh)
 	if err != nil {
 		return nil, err
 	}

@@ -87,7 +87,8 @@ type Repo struct {
 
 	mu     sync.Mutex
 	epochs map[uint32]*[32]byte
-	epoch  uint32 // newest
+	epoch  uint32           // newest
+	links  map[string]*Link // by digest, hex: what Chain read
 }
 
 // ID is the identity of the repository.

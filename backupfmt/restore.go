@@ -28,8 +28,8 @@ type RestoreOptions struct {
 
 // Phase is a part of a restore and how long it took.
 type Phase struct {
-	Name     string
-	Duration time.Duration
+	Name     string        `json:"name"`
+	Duration time.Duration `json:"duration_ns"`
 }
 
 // RestoreReport says what was restored.

@@ -49,7 +49,15 @@ type VerifyReport struct {
 	BytesSum int64
 	Stray    []string  // objects that nothing refers to; normal while a backup runs and until the next prune
 	Oldest   time.Time // when the object was checked that was checked longest ago; zero: some never were
+	Gaps     []Gap     // parts of the log that were never archived; known, and no damage
 	Damage   []Damage
+}
+
+// Gap is a range of log entries that the archive went on without, see Archive.SkipTo.
+type Gap struct {
+	Life string `json:"life"`
+	From uint64 `json:"from"`
+	To   uint64 `json:"to"`
 }
 
 // OK reports whether nothing is lost and nothing needs to be done.
@@ -271,7 +279,7 @@ func (v *verifier) chain(ctx context.Context) error {
 		}
 	}
 	v.checked[nameHead] = true
-	c, err := v.r.Chain(ctx)
+	c, err := v.r.chain(ctx, v.r.fresh)
 	if err == nil {
 		v.rep.Chain = c
 		if _, ok := v.have[nameHead]; !ok && c.Head > 0 {

@@ -97,6 +97,8 @@ func (v *verifier) join(name string, prev, cur *checkedPiece, before int) *check
 		return cur
 	}
 	switch {
+	case cur.p.First > prev.p.Last+1 && cur.p.Restart:
+		v.rep.Gaps = append(v.rep.Gaps, Gap{Life: cur.p.Life, From: prev.p.Last + 1, To: cur.p.First - 1})
 	case cur.p.First != prev.p.Last+1:
 		v.damage(Damage{
 			Kind: "gap", Object: name, From: prev.p.Last + 1, To: cur.p.First - 1,
@@ -113,7 +115,7 @@ func (v *verifier) join(name string, prev, cur *checkedPiece, before int) *check
 // beginning checks the first readable piece of a life: if it had one before it, that may only be missing as far as no backup needs it.
 func (v *verifier) beginning(name string, p *Piece) {
 	backups := v.rep.Chain.Backups(p.Life)
-	if p.Prev == "" || len(backups) == 0 {
+	if p.Prev == "" || p.Restart || len(backups) == 0 {
 		return
 	}
 	oldest := backups[0].Index

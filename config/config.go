@@ -15,6 +15,7 @@ type Config struct {
 	MCP     MCP
 	Storage Storage
 	Log     Log
+	Backup  Backup
 
 	origins map[string]Origin
 }

@@ -122,7 +122,7 @@ func (l *loader) environ(environ []string) {
 		keys[EnvName(s.key)] = s.key
 		names = append(names, EnvName(s.key))
 	}
-	names = append(names, ConfigFileEnv, DataKeyEnv)
+	names = append(names, ConfigFileEnv, DataKeyEnv, BackupKeyEnv)
 	for _, pair := range environ {
 		name, value, ok := strings.Cut(pair, "=")
 		if !ok || !strings.HasPrefix(name, envPrefix) {
@@ -143,7 +143,7 @@ func (l *loader) environ(environ []string) {
 // a Service happens to be called "erlmcp". Refusing the last would break a deployment for the name of its Service.
 func foreignVariable(name string) bool {
 	switch name {
-	case ConfigFileEnv, DataKeyEnv, envPrefix + "BACKUP_ENCRYPTION_KEY", envPrefix + "PORT":
+	case ConfigFileEnv, DataKeyEnv, BackupKeyEnv, NewBackupKeyEnv, envPrefix + "PORT":
 		return true
 	}
 	for _, prefix := range []string{"SERVICE_", "PORT_", "TEST_", "CRASH_", "FUZZ_", "SOAK_", "BENCH_", "CORRUPTION"} {

@@ -86,3 +86,6 @@ func formatDuration(d time.Duration) string {
 	}
 	return s
 }
+
+// ParseSize reads a number of bytes as settings do: "1048576", "64MiB", "1.5GiB", "500MB".
+func ParseSize(v string) (int64, error) { return parseSize(v) }

@@ -24,7 +24,7 @@ type S3Options struct {
 	SecretKey string
 	Token     string // session token, usually empty
 
-	Transport http.RoundTripper // default: the client library's
+	Transport http.RoundTripper `json:"-"` // default: the client library's
 	Retries   int               // tries per request on 5xx, timeouts and throttling; default 10
 }
 
@@ -72,7 +72,15 @@ func OpenS3(ctx context.Context, o S3Options) (*S3, error) {
 }
 
 // String is the URL of the bucket without credentials.
-func (s *S3) String() string { return "s3://" + s.o.Endpoint + "/" + s.o.Bucket + "/" + s.prefix }
+func (s *S3) String() string { return s.o.location() }
+
+// at names an object for messages.
+func (s *S3) at(name string) string {
+	if name == "" {
+		return s.String()
+	}
+	return name + " of " + s.String()
+}
 
 // err translates the answer of the service.
 func (s *S3) err(doing, name string, err error) error {
@@ -105,9 +113,9 @@ func (s *S3) err(doing, name string, err error) error {
 		}
 	}
 	if kind == nil {
-		return fmt.Errorf("store: %s %s%s: %w", doing, s, name, err)
+		return fmt.Errorf("store: %s %s: %w", doing, s.at(name), err)
 	}
-	return fmt.Errorf("%w: %s %s%s: %w", kind, doing, s, name, err)
+	return fmt.Errorf("%w: %s %s: %w", kind, doing, s.at(name), err)
 }
 
 // put uploads in one request: a multi-part upload would not honour the condition everywhere, and objects are small.

@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -28,3 +30,9 @@ func writeJSON(w io.Writer, doc any) error {
 	enc.SetIndent("", "  ")
 	return enc.Encode(doc)
 }
+
+// writeLine prints a document for a machine on one line.
+func writeLine(w io.Writer, doc any) error { return json.NewEncoder(w).Encode(doc) }
+
+// sortedKeys are the keys of a map, ascending.
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -102,7 +102,8 @@ func (a *app) rootCommand() *cobra.Command {
 
 		SuggestionsMinimumDistance: 2,
 	}
-	root.AddCommand(a.serveCommand(), a.verifyCommand(), a.statusCommand(), a.healthCommand(), a.configCommand(), a.versionCommand())
+	root.AddCommand(a.serveCommand(), a.verifyCommand(), a.statusCommand(), a.healthCommand(), a.configCommand(), a.versionCommand(),
+		a.backupCommand(), a.drillCommand())
 	return root
 }
 

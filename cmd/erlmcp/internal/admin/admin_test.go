@@ -3,23 +3,32 @@ package admin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/erlmcp/erlmcp/backupfmt/store"
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
+	"github.com/erlmcp/erlmcp/ops/backup"
 )
 
 // fakeSource answers with fixed documents.
 type fakeSource struct {
 	verify func(ctx context.Context, done func(integrity.Check)) (integrity.Report, error)
+	backup func(ctx context.Context, r BackupRequest, report backup.Report) (backup.Created, error)
+}
+
+func (f fakeSource) Backup(ctx context.Context, r BackupRequest, report backup.Report) (backup.Created, error) {
+	return f.backup(ctx, r, report)
 }
 
 func (fakeSource) Status(context.Context) Status { return Status{Running: true, PID: 42} }
@@ -144,6 +153,40 @@ func TestUnexpectedAnswersAreErrors(t *testing.T) {
 	require.ErrorContains(t, err, "418")
 	_, err = NewClient(dir).Health(context.Background())
 	require.ErrorContains(t, err, "invalid character")
+}
+
+func TestBackupTravelsWithItsTargetProgressResultAndErrors(t *testing.T) {
+	want := backup.Target{Location: store.Location{S3: &store.S3Options{Endpoint: "h:1", Bucket: "b", SecretKey: "k"}}, Secret: []byte{0, 1, 255}, Rate: 7}
+	next := make(chan struct{})
+	f := fakeSource{backup: func(ctx context.Context, r BackupRequest, report backup.Report) (backup.Created, error) {
+		switch r.Options.Label {
+		case "bad":
+			return backup.Created{}, errors.New("no: try this")
+		case "long":
+			close(next)
+			<-ctx.Done()
+			return backup.Created{}, ctx.Err()
+		}
+		if !reflect.DeepEqual(r.Target, &want) {
+			return backup.Created{}, fmt.Errorf("came as %+v", r.Target)
+		}
+		report(backup.Progress{Phase: "rows", Done: 5, Total: 9, Unit: "bytes"})
+		return backup.Created{Backup: 3, Type: r.Options.Type}, nil
+	}}
+	c := NewClient(serve(t, f))
+	var seen []backup.Progress
+	got, err := c.Backup(context.Background(), BackupRequest{Target: &want, Options: backup.CreateOptions{Type: "full"}}, func(p backup.Progress) { seen = append(seen, p) })
+	require.NoError(t, err)
+	require.Equal(t, backup.Created{Backup: 3, Type: "full"}, got)
+	require.Equal(t, []backup.Progress{{Phase: "rows", Done: 5, Total: 9, Unit: "bytes"}}, seen)
+
+	_, err = c.Backup(context.Background(), BackupRequest{Options: backup.CreateOptions{Label: "bad"}}, nil)
+	require.EqualError(t, err, "no: try this")
+
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() { <-next; cancel() }()
+	_, err = c.Backup(ctx, BackupRequest{Options: backup.CreateOptions{Label: "long"}}, nil)
+	require.ErrorIs(t, err, context.Canceled, "a client that leaves ends the backup")
 }
 
 func TestRunFileIsPrivateCompleteAndRemoved(t *testing.T) {

@@ -84,7 +84,11 @@ func (c *Client) get(ctx context.Context, path string, into any) error {
 }
 
 func (c *Client) do(ctx context.Context, method, path string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://erlmcp"+path, nil)
+	return c.send(ctx, method, path, nil)
+}
+
+func (c *Client) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://erlmcp"+path, body)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
 	"github.com/erlmcp/erlmcp/internal/unixsocket"
+	"github.com/erlmcp/erlmcp/ops/backup"
 )
 
 // Source is what a server tells about itself.
@@ -20,6 +21,8 @@ type Source interface {
 	Health(ctx context.Context) Health
 	// Verify runs the integrity checks and calls done after each; it stops early when ctx ends.
 	Verify(ctx context.Context, done func(integrity.Check)) (integrity.Report, error)
+	// Backup stores the state in a repository; it stops early, changing nothing that counts, when ctx ends.
+	Backup(ctx context.Context, r BackupRequest, report backup.Report) (backup.Created, error)
 }
 
 // Listen creates the admin socket of dir, replacing one that a killed process left. The caller holds the directory's lock.
@@ -37,6 +40,7 @@ func Handler(src Source) http.Handler {
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { WriteJSON(w, http.StatusOK, src.Status(r.Context())) })
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) { WriteJSON(w, http.StatusOK, src.Health(r.Context())) })
 	mux.HandleFunc("POST /verify", func(w http.ResponseWriter, r *http.Request) { streamVerify(w, r, src) })
+	mux.HandleFunc("POST /backup", func(w http.ResponseWriter, r *http.Request) { streamBackup(w, r, src) })
 	return mux
 }
 

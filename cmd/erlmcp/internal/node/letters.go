@@ -13,8 +13,8 @@ import (
 	"github.com/erlmcp/erlmcp/forensic"
 )
 
-// explainOpen adds to an error of engine.Open what the person at the terminal should do about it.
-func explainOpen(dir string, key []byte, err error) error {
+// ExplainOpen adds to an error of engine.Open what the person at the terminal should do about it.
+func ExplainOpen(dir string, key []byte, err error) error {
 	advice := ""
 	switch {
 	case errors.Is(err, engine.ErrInUse):

@@ -60,6 +60,8 @@ type Node struct {
 	http   *listeners
 	errors chan error // a listener or the stdio loop ended; capacity for all of them
 	eof    chan struct{}
+
+	backups chan struct{} // holds a token while a backup runs
 }
 
 // Run serves until ctx ends, stdin ends (with Stdio), or something fails. It returns nil after a graceful stop.
@@ -76,7 +78,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	n := &Node{
 		o: o, cfg: o.Config, log: o.Logger, dir: dir, startedAt: o.Now(),
-		errors: make(chan error, 8), eof: make(chan struct{}),
+		errors: make(chan error, 8), eof: make(chan struct{}), backups: make(chan struct{}, 1),
 	}
 	n.phase.Store(admin.PhaseRecovering)
 	if err := n.listen(); err != nil {
@@ -136,7 +138,7 @@ func (n *Node) openParts() (*parts, error) {
 	created := errors.Is(err, fs.ErrNotExist)
 	store, err := engine.Open(n.dir, options)
 	if err != nil {
-		return nil, explainOpen(n.dir, n.o.Key, err)
+		return nil, ExplainOpen(n.dir, n.o.Key, err)
 	}
 	p := &parts{store: store, created: created}
 	fail := func(err error) (*parts, error) {

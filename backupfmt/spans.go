@@ -1,0 +1,61 @@
+package backupfmt
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/erlmcp/erlmcp/backupfmt/store"
+)
+
+// Span is the archived log of one life.
+type Span struct {
+	Life      string    `json:"life"`
+	First     uint64    `json:"first"`
+	Last      uint64    `json:"last"`
+	FirstTime time.Time `json:"first_time,omitzero"`
+	LastTime  time.Time `json:"last_time,omitzero"`
+	Pieces    int       `json:"pieces"`
+	Bytes     int64     `json:"bytes"`
+}
+
+// Spans tells what log is archived: one listing, and the beginning of the first and the last piece of every life. Gaps between
+// them are found by Plan and Verify.
+func (r *Repo) Spans(ctx context.Context) ([]Span, error) {
+	type ends struct {
+		span        Span
+		first, last store.Info
+	}
+	var lives []*ends
+	err := r.st.List(ctx, folderArchive, func(i store.Info) error {
+		life, _, ok := strings.Cut(strings.TrimPrefix(i.Name, folderArchive), "/")
+		if _, number := parseNumber(i.Name); !ok || !number {
+			return nil
+		}
+		if n := len(lives); n == 0 || lives[n-1].span.Life != life {
+			lives = append(lives, &ends{span: Span{Life: life}, first: i})
+		}
+		e := lives[len(lives)-1]
+		e.last = i
+		e.span.Pieces++
+		e.span.Bytes += i.Size
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Span, 0, len(lives))
+	for _, e := range lives {
+		first, err := r.pieceMeta(ctx, e.first)
+		if err != nil {
+			return nil, err
+		}
+		last, err := r.pieceMeta(ctx, e.last)
+		if err != nil {
+			return nil, err
+		}
+		e.span.First, e.span.FirstTime, e.span.Last, e.span.LastTime = first.First, first.FirstTime, last.Last, last.LastTime
+		out = append(out, e.span)
+	}
+	return out, nil
+}

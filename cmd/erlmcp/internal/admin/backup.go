@@ -1,0 +1,97 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/erlmcp/erlmcp/ops/backup"
+)
+
+// BackupRequest asks a server to back itself up. It may carry secrets, which is why it goes over the socket only: whoever may open that
+// may read the whole state anyway.
+type BackupRequest struct {
+	Target  *backup.Target // nil: the repository that the server is configured with
+	Options backup.CreateOptions
+}
+
+// maxRequest bounds what the server reads of a request.
+const maxRequest = 1 << 20
+
+// backupLine is one line of the answer to POST /backup: progress, or what was stored, or why nothing was.
+type backupLine struct {
+	Progress *backup.Progress `json:"progress,omitempty"`
+	Created  *backup.Created  `json:"created,omitempty"`
+	Error    string           `json:"error,omitempty"`
+}
+
+const stoppedText = "the server of %s stopped before the backup was finished; what was stored before is not harmed: %w"
+
+// Backup lets the server back itself up and calls report on the way. Ending ctx ends the backup. ErrNoServer when nobody listens.
+func (c *Client) Backup(ctx context.Context, r BackupRequest, report backup.Report) (backup.Created, error) {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return backup.Created{}, fmt.Errorf("encode the request: %w", err)
+	}
+	resp, err := c.send(ctx, http.MethodPost, "/backup", bytes.NewReader(body))
+	switch {
+	case ctx.Err() != nil:
+		return backup.Created{}, ctx.Err()
+	case errors.Is(err, io.EOF):
+		return backup.Created{}, fmt.Errorf(stoppedText, c.dir, err)
+	case err != nil:
+		return backup.Created{}, err
+	}
+	defer resp.Body.Close()
+	for dec := json.NewDecoder(resp.Body); ; {
+		var line backupLine
+		if err := dec.Decode(&line); err != nil {
+			if ctx.Err() != nil {
+				return backup.Created{}, ctx.Err()
+			}
+			return backup.Created{}, fmt.Errorf(stoppedText, c.dir, err)
+		}
+		switch {
+		case line.Error != "":
+			return backup.Created{}, errors.New(line.Error)
+		case line.Created != nil:
+			return *line.Created, nil
+		case line.Progress != nil && report != nil:
+			report(*line.Progress)
+		}
+	}
+}
+
+func streamBackup(w http.ResponseWriter, r *http.Request, src Source) {
+	var req BackupRequest
+	if err := json.NewDecoder(io.LimitReader(r.Body, maxRequest)).Decode(&req); err != nil {
+		http.Error(w, "the request does not decode", http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	enc, flush := json.NewEncoder(w), http.NewResponseController(w)
+	_ = flush.Flush() // the client hears at once that somebody is at work
+	lines := make(chan backupLine, 1)
+	go func() {
+		defer close(lines)
+		created, err := src.Backup(r.Context(), req, func(p backup.Progress) {
+			select {
+			case lines <- backupLine{Progress: &p}:
+			default: // a slow reader must not slow the backup down; there will be a newer number
+			}
+		})
+		last := backupLine{Created: &created}
+		if err != nil {
+			last = backupLine{Error: err.Error()}
+		}
+		lines <- last // the loop below reads until the channel is closed
+	}()
+	for line := range lines {
+		_ = enc.Encode(line) // a client that went away ends r.Context(), which ends the backup
+		_ = flush.Flush()
+	}
+}

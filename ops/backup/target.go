@@ -1,0 +1,62 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/erlmcp/erlmcp/backupfmt"
+	"github.com/erlmcp/erlmcp/backupfmt/keys"
+	"github.com/erlmcp/erlmcp/backupfmt/store"
+)
+
+// Target is a repository and what it takes to open it. It holds secrets: it is never logged, and String leaves them out.
+type Target struct {
+	Location store.Location
+	Secret   []byte // passphrase or key; nil: none given
+	Plain    bool   // the repository is not encrypted, and that was said aloud
+	Rate     int64  // bytes per second, reads and writes together; 0: no limit
+
+	Now func() time.Time `json:"-"` // default time.Now
+}
+
+// String names the repository without secrets.
+func (t Target) String() string { return t.Location.String() }
+
+func (t Target) options() backupfmt.Options {
+	return backupfmt.Options{Secret: t.Secret, Plain: t.Plain, Now: t.Now}
+}
+
+// Store opens where the repository is, whether there is one or not.
+func (t Target) Store(ctx context.Context, create bool) (store.Store, error) {
+	st, err := t.Location.Open(ctx, create)
+	if err != nil {
+		return nil, err
+	}
+	if t.Rate > 0 {
+		return store.Limit(st, t.Rate), nil
+	}
+	return st, nil
+}
+
+// Open opens the repository.
+func (t Target) Open(ctx context.Context) (*backupfmt.Repo, error) {
+	st, err := t.Store(ctx, false)
+	if errors.Is(err, store.ErrNoStore) {
+		return nil, fmt.Errorf("%w: %w", backupfmt.ErrNotRepo, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return backupfmt.Open(ctx, st, t.options())
+}
+
+// Init makes the repository. isKey: the secret is a key of keys.KeySize bytes, which needs no stretching; else kdf stretches it.
+func (t Target) Init(ctx context.Context, kdf keys.KDF, label string) (*backupfmt.Repo, error) {
+	st, err := t.Store(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	return backupfmt.Init(ctx, st, backupfmt.InitOptions{Options: t.options(), KDF: kdf, Label: label})
+}
