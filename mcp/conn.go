@@ -42,7 +42,8 @@ type ConnOptions struct {
 type Conn struct {
 	rt      *Runtime
 	opts    ConnOptions
-	sink    Sink
+	sink    Sink     // nil for HTTP
+	http    *session // for HTTP: takes the outbound messages; otherwise nil
 	journal Journal
 
 	in     chan jsonrpc.Message
@@ -85,6 +86,9 @@ type Call struct {
 	batch  *batchReply
 
 	identity *Identity // never nil
+
+	http     *stream // for sessions over HTTP: where answers and messages of the call go
+	internal bool    // made by inject: its answer goes nowhere
 }
 
 // batchReply gathers the answers to one inbound batch.
@@ -95,8 +99,10 @@ type batchReply struct {
 
 type callKey struct{}
 
-// CallFrom returns the call that ctx belongs to. It is false outside handlers,
-// and for calls of a session that the SDK's own HTTP transport carries.
+// httpRequestKey is the context key of the *http.Request that brings calls.
+type httpRequestKey struct{}
+
+// CallFrom returns the call that ctx belongs to. It is false outside handlers.
 func CallFrom(ctx context.Context) (*Call, bool) {
 	call, ok := ctx.Value(callKey{}).(*Call)
 	return call, ok
@@ -160,17 +166,49 @@ func (c *Conn) Receive(ctx context.Context, frame []byte) error {
 	c.rt.stats.bytesIn.Add(int64(len(frame)))
 	list, batch, bad := parseMessages(frame)
 	if bad == nil {
-		list, bad = c.admit(ctx, list, batch)
+		bad = c.admit(ctx, list, batch, nil)
 	}
 	if bad != nil {
 		return c.Refuse(ctx, bad)
 	}
 	for i := range list {
-		if err := c.push(ctx, &list[i]); err != nil {
+		if err := c.push(ctx, &list[i]); err != nil && !errors.Is(err, errStray) {
 			return err
 		}
 	}
 	return nil
+}
+
+// errStray means that the client answered a request that is not open.
+var errStray = errors.New("mcp: answer to no open request")
+
+// accept is Receive for HTTP: the messages are checked already, what belongs
+// to their calls goes to st, and refusals are the caller's to answer.
+func (c *Conn) accept(ctx context.Context, list []envelope, batch bool, st *stream) error {
+	if bad := c.admit(ctx, list, batch, st); bad != nil {
+		return bad
+	}
+	for i := range list {
+		// The client may leave now, but a frame is handed over whole or not at all.
+		if err := c.push(context.WithoutCancel(ctx), &list[i]); err != nil && !(batch && errors.Is(err, errStray)) {
+			return err
+		}
+	}
+	return nil
+}
+
+// inject makes the session handle a request that no client sent.
+func (c *Conn) inject(ctx context.Context, id, method string, params json.RawMessage) error {
+	rawID, err := marshal(id)
+	if err != nil {
+		return err
+	}
+	env := &envelope{id: rawID, method: method, params: params}
+	c.mu.Lock()
+	c.register(ctx, env, nil, nil)
+	c.calls[decodeID(rawID)].internal = true
+	c.mu.Unlock()
+	return c.push(ctx, env)
 }
 
 // Refuse answers an inbound message that never reached a handler.
@@ -198,7 +236,7 @@ func (c *Conn) push(ctx context.Context, env *envelope) error {
 	} else if !c.resolve(msg.(*jsonrpc.Response)) {
 		c.rt.stats.strayAnswers.Add(1)
 		c.rt.log.Debug("answer to no open request", "id", string(env.id))
-		return nil
+		return errStray
 	}
 	select {
 	case c.in <- msg:
@@ -229,12 +267,12 @@ func (c *Conn) resolve(resp *jsonrpc.Response) bool {
 
 // admit checks the messages of one frame against the state of the session and
 // registers their calls: all of them or none.
-func (c *Conn) admit(ctx context.Context, list []envelope, batch bool) ([]envelope, *wireError) {
+func (c *Conn) admit(ctx context.Context, list []envelope, batch bool, st *stream) *wireError {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if batch {
 		if bad := c.admitBatch(); bad != nil {
-			return nil, bad
+			return bad
 		}
 	}
 	pending := len(c.calls)
@@ -245,19 +283,19 @@ func (c *Conn) admit(ctx context.Context, list []envelope, batch bool) ([]envelo
 		}
 		pending++
 		if bad := c.admitCall(env, pending); bad != nil {
-			return nil, bad.withID(env.id)
+			return bad.withID(env.id)
 		}
 	}
 	var reply *batchReply
-	if batch {
+	if batch && st == nil {
 		reply = new(batchReply)
 	}
 	for i := range list {
 		if env := &list[i]; env.isCall() {
-			c.register(ctx, env, reply)
+			c.register(ctx, env, reply, st)
 		}
 	}
-	return list, nil
+	return nil
 }
 
 func (c *Conn) admitBatch() *wireError {
@@ -290,7 +328,7 @@ func beforeInitialize(method string) bool {
 }
 
 // register makes an admitted call known. c.mu is held.
-func (c *Conn) register(ctx context.Context, env *envelope, reply *batchReply) {
+func (c *Conn) register(ctx context.Context, env *envelope, reply *batchReply, st *stream) {
 	who, ok := ctx.Value(identityKey{}).(*Identity)
 	if !ok {
 		who = &Identity{Subject: c.opts.Principal}
@@ -306,6 +344,17 @@ func (c *Conn) register(ctx context.Context, env *envelope, reply *batchReply) {
 	}
 	if reply != nil {
 		reply.left++
+	}
+	if st != nil {
+		call.http = st
+		call.extra.CloseSSEStream = func(args sdk.CloseSSEStreamArgs) {
+			if err := st.hangUp(context.WithoutCancel(ctx), args.RetryAfter); err != nil {
+				st.s.fail(err)
+			}
+		}
+		if req, ok := ctx.Value(httpRequestKey{}).(*http.Request); ok {
+			call.extra.Header, call.ctx = req.Header, req.Context()
+		}
 	}
 	if env.method == "initialize" && !c.initialized {
 		c.initialized = true
@@ -373,5 +422,29 @@ func (c *Conn) Close() error {
 	clear(c.calls)
 	close(c.closed)
 	c.mu.Unlock()
+	if c.http != nil {
+		return c.http.closed()
+	}
 	return c.sink.Close()
+}
+
+// negotiated returns the protocol version agreed on.
+func (c *Conn) negotiated() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.version
+}
+
+// isInitialized reports whether initialize succeeded.
+func (c *Conn) isInitialized() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.initialized
+}
+
+// openCalls returns how many requests of either side are unanswered.
+func (c *Conn) openCalls() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.calls) + len(c.sent)
 }

@@ -10,7 +10,8 @@
 //	(sockets) ────────┘            │
 //	                               └─ Journal, Sink
 //	HTTP ───── front ─── guard ─┬─ stateless ──────── sdk.Server
-//	                            └─ SDK sessions ───── (the same)
+//	                            └─ sessions ── Conn ─ (the same)
+//	                                  └─ streams ─ events in the store
 //
 // # One URL, both generations
 //
@@ -41,17 +42,37 @@
 // write all have limits in [Options]. Over a limit the answer is CodeOverloaded
 // at once, never a growing queue.
 //
-// # The seam for durable sessions
+// # Sessions outlive the process
 //
-// [Conn] is this package's own implementation of the SDK's Connection. It
-// commits every outbound message to a [Journal] before a [Sink] delivers it,
-// takes the ids of server-to-client requests from the journal, and knows for
-// each message which call it belongs to ([CallFrom]). stdio runs on it with a
-// [VolatileJournal].
+// A session of the older revisions is a record in the store, committed before
+// its id leaves: principal, protocol, initialize parameters, log level,
+// subscriptions. In memory it is only while it is used. A request on a session
+// that is not in memory, after a restart or after long idleness, connects it
+// to the SDK again. It belongs to its principal; to others it does not exist.
 //
-// # What this package does not do yet
+// Quick answers are plain JSON bodies and cost no commit. An answer that takes
+// longer, or has messages before it, is an event stream: each event is
+// committed, then sent, and a client that lost its response gets exactly the
+// later ones with Last-Event-ID, from the next process too. What a restart
+// interrupts ends with an error in the stream, never with silence. Messages
+// that belong to no call wait in the session's standalone stream until the
+// client opens it. When the store refuses an event, the session is
+// disconnected: no client sees what a restart would forget.
 //
-// HTTP sessions and their event streams live in the memory of the process: a
-// client that meets CodeSessionNotFound after a restart initializes again.
-// There is no authentication; serve it on loopback or behind a proxy that has it.
+// The handler itself does not outlive the process, and neither does a question
+// it asked the client: a late answer to one is refused with an error that says so.
+//
+// # Conn
+//
+// [Conn] is this package's own implementation of the SDK's Connection, for
+// every carrier. It commits every outbound message to a [Journal] before a
+// [Sink] delivers it, takes the ids of server-to-client requests from the
+// journal, and knows for each message which call it belongs to ([CallFrom]).
+// stdio runs on it with a [VolatileJournal]; the sessions of HTTP are journals
+// whose streams are the sinks.
+//
+// An idle session is evicted from memory (Options.EvictAfter) unless it has
+// subscriptions. It is then not told that lists of tools, prompts or resources
+// changed, and a *sdk.ServerSession that a handler kept for later is closed;
+// use the session of the request at hand.
 package mcp

@@ -24,6 +24,7 @@ const (
 const (
 	versionStateless = "2026-07-28" // from here on every request stands alone
 	versionNoBatch   = "2025-06-18" // from here on an array is no message
+	versionPriming   = "2025-11-25" // from here on streams begin with an event that only has an id
 )
 
 // envelope is one inbound JSON-RPC message that obeys JSON-RPC and the parts

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"os"
 	"runtime/debug"
@@ -28,25 +27,12 @@ const (
 )
 
 // front is the HTTP endpoint: it guards, then routes to the handler of protocol
-// 2026-07-28 or to the SDK's one of the session revisions, over the same server.
+// 2026-07-28 or to the sessions of the older revisions, over the same server.
 type front struct {
-	rt       *Runtime
-	stateful http.Handler
+	rt *Runtime
 }
 
-func newFront(r *Runtime, log *slog.Logger) *front {
-	server := func(*http.Request) *sdk.Server { return r.server }
-	return &front{
-		rt: r,
-		stateful: sdk.NewStreamableHTTPHandler(server, &sdk.StreamableHTTPOptions{
-			Logger:                       log,
-			SessionTimeout:               r.opts.SessionTimeout,
-			DisableLocalhostProtection:   true, // checkSource does it, for all carriers alike
-			MaxRequestBodyBytes:          -1,   // the front has read the body already
-			PropagateRequestCancellation: true,
-		}),
-	}
-}
+func newFront(r *Runtime) *front { return &front{rt: r} }
 
 // ServeHTTP implements [http.Handler].
 func (f *front) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -139,15 +125,17 @@ func (f *front) session(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	f.rt.stats.stateful.Add(1)
-	if req.Method == http.MethodGet {
-		if f.rt.stats.streams.Add(1) > int64(f.rt.opts.MaxStreams) {
-			f.rt.stats.streams.Add(-1)
-			f.refuse(w, req, f.tooManyStreams())
-			return
-		}
-		defer f.rt.stats.streams.Add(-1)
+	if req.Method == http.MethodDelete {
+		f.legacyDelete(w, req)
+		return
 	}
-	f.serve(w, req, f.stateful, nil)
+	if f.rt.stats.streams.Add(1) > int64(f.rt.opts.MaxStreams) {
+		f.rt.stats.streams.Add(-1)
+		f.refuse(w, req, f.tooManyStreams())
+		return
+	}
+	defer f.rt.stats.streams.Add(-1)
+	f.legacyGet(w, req)
 }
 
 func (f *front) tooManyStreams() *wireError {
@@ -189,12 +177,16 @@ func (f *front) post(w http.ResponseWriter, req *http.Request) {
 		f.refuse(w, req, bad)
 		return
 	}
-	handler, bad := f.route(req, list, batch)
+	inSession, bad := f.route(req, list, batch)
 	if bad != nil {
 		if !batch {
 			bad = bad.withID(list[0].id)
 		}
 		f.refuse(w, req, bad)
+		return
+	}
+	if inSession {
+		f.legacyPost(w, req, list, batch)
 		return
 	}
 	if list[0].method == methodListen {
@@ -206,19 +198,9 @@ func (f *front) post(w http.ResponseWriter, req *http.Request) {
 		}
 		defer f.rt.stats.streams.Add(-1)
 	}
-	if handler == nil {
-		if bad := f.rt.stateless.serve(w, req, &list[0]); bad != nil {
-			f.refuse(w, req, bad.withID(list[0].id))
-		}
-		return
+	if bad := f.rt.stateless.serve(w, req, &list[0]); bad != nil {
+		f.refuse(w, req, bad.withID(list[0].id))
 	}
-	req.Body = io.NopCloser(bytes.NewReader(body))
-	req.ContentLength = int64(len(body))
-	var id []byte
-	if !batch {
-		id = list[0].id
-	}
-	f.serve(w, req, handler, id)
 }
 
 // body reads the message, at most MaxMessageBytes and BodyTimeout long.
@@ -275,11 +257,11 @@ func bodyError(err error, limit time.Duration) *wireError {
 	return invalid("the body could not be read: %v", err)
 }
 
-// route picks the handler for a checked message: nil is the stateless one.
-func (f *front) route(req *http.Request, list []envelope, batch bool) (http.Handler, *wireError) {
+// route tells which handler a checked message is for.
+func (f *front) route(req *http.Request, list []envelope, batch bool) (inSession bool, bad *wireError) {
 	version := req.Header.Get(headerVersion)
 	if version != "" && !supported(version) {
-		return nil, unsupported(version)
+		return false, unsupported(version)
 	}
 	if batch {
 		return f.routeBatch(req, list, version)
@@ -289,49 +271,31 @@ func (f *front) route(req *http.Request, list []envelope, batch bool) (http.Hand
 	// agree; the stateless handler answers when it does not.
 	if env.version >= versionStateless || version >= versionStateless {
 		f.rt.stats.stateless.Add(1)
-		return nil, nil
+		return false, nil
 	}
 	f.rt.stats.stateful.Add(1)
 	if env.method == "initialize" {
-		return f.stateful, f.admitSession(req)
+		return true, nil
 	}
 	if req.Header.Get(headerSession) == "" {
-		return nil, refuse(http.StatusBadRequest, CodeNotInitialized,
+		return false, refuse(http.StatusBadRequest, CodeNotInitialized,
 			"not initialized: send initialize first and repeat the Mcp-Session-Id it is answered with, or use protocol version %s", versionStateless)
 	}
-	return f.stateful, nil
+	return true, nil
 }
 
-func (f *front) routeBatch(req *http.Request, list []envelope, version string) (http.Handler, *wireError) {
+func (f *front) routeBatch(req *http.Request, list []envelope, version string) (inSession bool, bad *wireError) {
 	for i := range list {
 		version = max(version, list[i].version)
 	}
 	if version >= versionNoBatch {
-		return nil, invalid("invalid request: protocol version %s has no batches; send one message per request", version)
+		return false, invalid("invalid request: protocol version %s has no batches; send one message per request", version)
 	}
 	if req.Header.Get(headerSession) == "" {
-		return nil, refuse(http.StatusBadRequest, CodeNotInitialized, "not initialized: a batch needs the Mcp-Session-Id header")
+		return false, refuse(http.StatusBadRequest, CodeNotInitialized, "not initialized: a batch needs the Mcp-Session-Id header")
 	}
 	f.rt.stats.stateful.Add(1)
-	return f.stateful, nil
-}
-
-// admitSession refuses initialize when it cannot open another session.
-func (f *front) admitSession(req *http.Request) *wireError {
-	if req.Header.Get(headerSession) != "" {
-		return nil // the SDK answers: unknown session, or initialized twice
-	}
-	alive := 0
-	for session := range f.rt.server.Sessions() {
-		if session.ID() != "" {
-			alive++
-		}
-	}
-	if alive >= f.rt.opts.MaxSessions {
-		return refuse(http.StatusServiceUnavailable, CodeOverloaded,
-			"overloaded: %d sessions are open; close some or try again later", alive)
-	}
-	return nil
+	return true, nil
 }
 
 func supported(version string) bool {
@@ -351,16 +315,4 @@ func unsupported(version string) *wireError {
 	}
 	bad.Data = sdk.UnsupportedProtocolVersionData{Supported: sdk.SupportedProtocolVersions(), Requested: version}
 	return bad
-}
-
-// serve runs an SDK handler behind a shaper.
-func (f *front) serve(w http.ResponseWriter, req *http.Request, handler http.Handler, id []byte) {
-	s := newShaper(w, id)
-	s.startKeepAlive(f.rt.opts.KeepAlive)
-	defer func() {
-		if code := s.finish(); code != 0 {
-			f.rt.stats.refuse(code)
-		}
-	}()
-	handler.ServeHTTP(s, req)
 }

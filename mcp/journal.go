@@ -17,6 +17,9 @@ type Event struct {
 	Data []byte
 	// Final marks the answer that ends its stream.
 	Final bool
+
+	request    bool // a request that the client must answer
+	repeatable bool // says nothing new while the same message waits
 }
 
 // A Journal decides what of a session outlives the process. Conn calls Commit

@@ -106,6 +106,11 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 			err = notFound(req, r.explain(ctx, method, err, r.opts.Now().Sub(start)))
 			return nil, err
 		}
+		if call, ok := CallFrom(ctx); ok && call.http != nil && method != methodToolsCall {
+			if err := call.http.s.remember(ctx, method, req); err != nil {
+				return nil, &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "the session could not be stored: " + err.Error()}
+			}
+		}
 		return res, nil
 	}
 }

@@ -13,8 +13,10 @@ import (
 
 // Write implements [sdk.Connection]: commit, then deliver.
 func (c *Conn) Write(ctx context.Context, msg jsonrpc.Message) error {
-	c.writeMu.Lock()
-	defer c.writeMu.Unlock()
+	if c.http == nil { // the streams of HTTP have an order each
+		c.writeMu.Lock()
+		defer c.writeMu.Unlock()
+	}
 	switch m := msg.(type) {
 	case *jsonrpc.Response:
 		return c.writeResponse(ctx, m)
@@ -39,6 +41,13 @@ func (c *Conn) writeResponse(ctx context.Context, resp *jsonrpc.Response) error 
 		}
 	}
 	ev := Event{Data: data, Final: true}
+	if c.http != nil {
+		if call == nil {
+			return rejected("the answer belongs to no open request")
+		}
+		c.rt.stats.bytesOut.Add(int64(len(data)))
+		return c.http.deliver(ctx, call, &ev)
+	}
 	if call != nil {
 		ev.Stream = call.stream
 		if b := call.batch; b != nil {
@@ -104,7 +113,30 @@ func (c *Conn) writeRequest(ctx context.Context, req *jsonrpc.Request) error {
 	if err != nil {
 		return err
 	}
-	return c.send(ctx, Event{Stream: c.streamOf(ctx), Data: data})
+	if c.http == nil {
+		return c.send(ctx, Event{Stream: c.streamOf(ctx), Data: data})
+	}
+	c.rt.stats.bytesOut.Add(int64(len(data)))
+	ev := Event{Data: data, request: req.IsCall(), repeatable: repeatable(req.Method)}
+	err = c.http.deliver(ctx, c.openCall(ctx), &ev)
+	if err != nil && req.IsCall() {
+		c.unexpect(req.ID)
+	}
+	return err
+}
+
+// methodUpdated tells a client that a resource it subscribes to changed.
+const methodUpdated = "notifications/resources/updated"
+
+// repeatable tells the messages that say nothing new when they are repeated
+// before anybody read them.
+func repeatable(method string) bool {
+	switch method {
+	case methodUpdated, "notifications/tools/list_changed",
+		"notifications/prompts/list_changed", "notifications/resources/list_changed":
+		return true
+	}
+	return false
 }
 
 // rejected is an error of Write that fails one message only: the SDK ends the
@@ -122,6 +154,17 @@ func (c *Conn) expect(wire int64, id jsonrpc.ID) bool {
 	}
 	c.sent[wire] = id
 	return true
+}
+
+// unexpect takes back expect for a request of the SDK that was not sent.
+func (c *Conn) unexpect(id jsonrpc.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for wire, open := range c.sent {
+		if open == id {
+			delete(c.sent, wire)
+		}
+	}
 }
 
 // rebaseCancel replaces the SDK's request id in a cancellation by the one the
@@ -151,16 +194,24 @@ func (c *Conn) rebaseCancel(params json.RawMessage) json.RawMessage {
 
 // streamOf names the call that a message belongs to, if it is still open.
 func (c *Conn) streamOf(ctx context.Context) string {
+	if call := c.openCall(ctx); call != nil {
+		return call.stream
+	}
+	return ""
+}
+
+// openCall returns the call that a message belongs to, if it is still open.
+func (c *Conn) openCall(ctx context.Context) *Call {
 	call, ok := CallFrom(ctx)
 	if !ok || call.conn != c {
-		return ""
+		return nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.calls[call.ID] != call {
-		return ""
+		return nil
 	}
-	return call.stream
+	return call
 }
 
 // send commits and delivers. c.writeMu is held.

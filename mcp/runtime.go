@@ -54,10 +54,12 @@ type Options struct {
 	ToolScopes map[string][]string
 
 	SessionTimeout  time.Duration // idle HTTP sessions end after this; default 30 min
+	EvictAfter      time.Duration // idle HTTP sessions without subscriptions are kept in the store only; default 5 min
+	EventTTL        time.Duration // how long events of a stream can be asked for again; default 1 h
 	CallTimeout     time.Duration // longest run of one handler; default 5 min
 	BodyTimeout     time.Duration // longest time to receive an HTTP body; default 60 s
 	KeepAlive       time.Duration // comment on silent event streams; default 30 s
-	MaxSessions     int           // HTTP sessions alive at once; default 10000
+	MaxSessions     int           // HTTP sessions that exist at once; default 10000
 	MaxRequests     int           // HTTP requests worked on at once; default 1000
 	MaxStreams      int           // event streams open at once; default 1000
 	MaxPending      int           // unanswered requests of one connection; default 1000
@@ -78,6 +80,8 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.Version, "dev")
 	setDefault(&o.Title, o.Name)
 	setDefault(&o.SessionTimeout, 30*time.Minute)
+	setDefault(&o.EvictAfter, 5*time.Minute)
+	setDefault(&o.EventTTL, time.Hour)
 	setDefault(&o.CallTimeout, 5*time.Minute)
 	setDefault(&o.BodyTimeout, time.Minute)
 	setDefault(&o.KeepAlive, 30*time.Second)
@@ -87,7 +91,7 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.MaxPending, 1000)
 	setDefault(&o.MaxSubscription, 1000)
 	for name, v := range map[string]int64{
-		"SessionTimeout": int64(o.SessionTimeout), "CallTimeout": int64(o.CallTimeout),
+		"SessionTimeout": int64(o.SessionTimeout), "EvictAfter": int64(o.EvictAfter), "EventTTL": int64(o.EventTTL), "CallTimeout": int64(o.CallTimeout),
 		"BodyTimeout": int64(o.BodyTimeout), "KeepAlive": int64(o.KeepAlive),
 		"MaxSessions": int64(o.MaxSessions), "MaxRequests": int64(o.MaxRequests), "MaxStreams": int64(o.MaxStreams),
 		"MaxPending": int64(o.MaxPending), "MaxSubscription": int64(o.MaxSubscription),
@@ -139,6 +143,7 @@ type Runtime struct {
 
 	completions sync.Map // reference -> CompletionFunc
 	updates     *updates
+	sessions    *sessions
 	scopes      toolScopes
 	listeners   *listeners
 	catalog     catalog
@@ -171,6 +176,9 @@ func NewRuntime(store Store, o Options) (*Runtime, error) {
 	}
 	r := &Runtime{opts: o, store: store, log: o.Logger, done: make(chan struct{}), scopes: newToolScopes(o.ToolScopes)}
 	r.updates = newUpdates(r)
+	if r.sessions, err = newSessions(r); err != nil {
+		return nil, err
+	}
 	quiet := slog.New(atLeast{slog.LevelWarn, o.Logger.Handler()})
 	r.listeners = newListeners(r)
 	r.catalog.rt = r
@@ -189,8 +197,9 @@ func NewRuntime(store Store, o Options) (*Runtime, error) {
 		})
 	r.server.AddReceivingMiddleware(r.middleware)
 	r.server.AddSendingMiddleware(r.sending)
-	r.http = newFront(r, quiet)
+	r.http = newFront(r)
 	r.Go(func(context.Context) { r.updates.run() })
+	r.Go(r.sessions.run)
 	return r, nil
 }
 
@@ -254,6 +263,7 @@ func (r *Runtime) Close() error {
 	r.close.Do(func() {
 		close(r.done)
 		r.stateless.residents.close()
+		r.sessions.shutdown()
 		var all sync.WaitGroup
 		all.Add(1)
 		go func() {

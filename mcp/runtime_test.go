@@ -416,17 +416,8 @@ func TestCloseEndsStreamsAndRefusesNewRequests(t *testing.T) {
 	require.Equal(t, mcp.CodeOverloaded, answer.Error.Code)
 }
 
-// brokenStore has nothing of a store but its failure.
-type brokenStore struct {
-	mcp.Store
-	failed chan struct{}
-}
-
-func (s brokenStore) Failed() <-chan struct{} { return s.failed }
-func (s brokenStore) Err() error              { return fmt.Errorf("fsync failed") }
-
 func TestFailedStoreStopsTheService(t *testing.T) {
-	store := brokenStore{failed: make(chan struct{})}
+	store := newFaultyStore(t)
 	r, err := mcp.NewRuntime(store, mcp.Options{})
 	require.NoError(t, err)
 	defer r.Close()

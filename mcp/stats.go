@@ -19,12 +19,21 @@ type Stats struct {
 	Updates      uint64 // resources/updated notifications handed out
 	AuthFailures uint64 // requests refused for want of an accepted credential
 
+	SessionsOpened  uint64 // HTTP sessions opened
+	SessionsEnded   uint64 // HTTP sessions that ended: by their client, by age, by an operator
+	SessionsRevived uint64 // HTTP sessions connected again from the store, after a restart or after long idleness
+	Interrupted     uint64 // calls whose clients are told that a restart ended them
+	Events          uint64 // events of streams committed
+	Replayed        uint64 // events of streams sent again to clients that resumed
+	Resumptions     uint64 // streams resumed by Last-Event-ID
+
 	Refused map[int]uint64 // messages refused before a handler saw them, by JSON-RPC error code
 
-	Sessions      int // sessions alive now, stdio included
-	InFlight      int // HTTP requests worked on now, without streams
-	Streams       int // event streams open now
-	Subscriptions int // resources that somebody subscribes to now
+	Sessions       int // sessions in memory now, stdio included
+	StoredSessions int // HTTP sessions that exist now, in memory or not
+	InFlight       int // HTTP requests worked on now, without streams
+	Streams        int // event streams open now
+	Subscriptions  int // resources that somebody subscribes to now
 }
 
 type counters struct {
@@ -34,6 +43,9 @@ type counters struct {
 	panics, strayAnswers       atomic.Uint64
 	updates, authFailures      atomic.Uint64
 	inFlight, streams          atomic.Int64
+
+	sessionsOpened, sessionsEnded, sessionsRevived atomic.Uint64
+	interrupted, events, replayed, resumptions     atomic.Uint64
 
 	mu      sync.Mutex
 	refused map[int]uint64
@@ -58,7 +70,12 @@ func (r *Runtime) Stats() Stats {
 		Panics: c.panics.Load(), StrayAnswers: c.strayAnswers.Load(), Updates: c.updates.Load(), AuthFailures: c.authFailures.Load(),
 		InFlight: int(c.inFlight.Load()), Streams: int(c.streams.Load()),
 		Subscriptions: r.updates.count(),
-		Refused:       make(map[int]uint64),
+
+		SessionsOpened: c.sessionsOpened.Load(), SessionsEnded: c.sessionsEnded.Load(), SessionsRevived: c.sessionsRevived.Load(),
+		Interrupted: c.interrupted.Load(), Events: c.events.Load(), Replayed: c.replayed.Load(), Resumptions: c.resumptions.Load(),
+		StoredSessions: int(r.sessions.count.Load()),
+
+		Refused: make(map[int]uint64),
 	}
 	for session := range r.server.Sessions() {
 		if !r.isHidden(session) {

@@ -23,14 +23,21 @@ type updates struct {
 	wake chan struct{} // capacity 1: there are dirty URIs
 
 	mu    sync.Mutex
-	subs  map[string]map[*sdk.ServerSession]bool // URI -> sessions
+	held  map[*sdk.ServerSession]map[string]bool // session -> URIs
+	subs  map[string]int                         // URI -> sessions that hold it
 	dirty map[string]bool                        // subset of the keys of subs
+	limit int                                    // sessions in held before the next forgetClosed
 }
+
+// minForget is the number of subscribing sessions below which none is looked
+// for that ended unseen.
+const minForget = 8
 
 func newUpdates(r *Runtime) *updates {
 	return &updates{
 		rt: r, wake: make(chan struct{}, 1),
-		subs: make(map[string]map[*sdk.ServerSession]bool), dirty: make(map[string]bool),
+		held: make(map[*sdk.ServerSession]map[string]bool), subs: make(map[string]int),
+		dirty: make(map[string]bool), limit: minForget,
 	}
 }
 
@@ -41,7 +48,7 @@ func (r *Runtime) ResourceChanged(uris ...string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, uri := range uris {
-		if u.subs[uri] != nil {
+		if u.subs[uri] > 0 {
 			u.dirty[uri] = true
 		}
 	}
@@ -104,34 +111,23 @@ func (u *updates) run() {
 func (u *updates) subscribe(_ context.Context, req *sdk.SubscribeRequest) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.subs[req.Params.URI][req.Session] {
+	held := u.held[req.Session]
+	if held[req.Params.URI] {
 		return nil
 	}
-	u.forgetClosed()
-	if r := u.rt; r.observer != nil && req.Session == r.observer.session {
-		u.enter(req.Params.URI, req.Session) // the listeners' own limits apply
-		return nil
-	}
-	held := 0
-	for _, sessions := range u.subs {
-		if sessions[req.Session] {
-			held++
-		}
-	}
-	if held >= u.rt.opts.MaxSubscription {
+	observer := u.rt.observer // the listeners' own limits apply to it
+	if len(held) >= u.rt.opts.MaxSubscription && (observer == nil || req.Session != observer.session) {
 		return &jsonrpc.Error{Code: CodeSubscriptionLimit, Message: fmt.Sprintf(
-			"this session holds %d resource subscriptions, the maximum; unsubscribe from some first", held)}
+			"this session holds %d resource subscriptions, the maximum; unsubscribe from some first", len(held))}
 	}
-	u.enter(req.Params.URI, req.Session)
+	if held == nil {
+		u.forgetClosed() // carriers other than HTTP do not say when a session ends
+		held = make(map[string]bool)
+		u.held[req.Session] = held
+	}
+	held[req.Params.URI] = true
+	u.subs[req.Params.URI]++
 	return nil
-}
-
-// enter notes one subscription. u.mu is held.
-func (u *updates) enter(uri string, session *sdk.ServerSession) {
-	if u.subs[uri] == nil {
-		u.subs[uri] = make(map[*sdk.ServerSession]bool)
-	}
-	u.subs[uri][session] = true
 }
 
 func (u *updates) unsubscribe(_ context.Context, req *sdk.UnsubscribeRequest) error {
@@ -143,27 +139,58 @@ func (u *updates) unsubscribe(_ context.Context, req *sdk.UnsubscribeRequest) er
 
 // drop removes one subscription. u.mu is held.
 func (u *updates) drop(uri string, session *sdk.ServerSession) {
-	delete(u.subs[uri], session)
-	if len(u.subs[uri]) == 0 {
+	if !u.held[session][uri] {
+		return
+	}
+	delete(u.held[session], uri)
+	if len(u.held[session]) == 0 {
+		delete(u.held, session)
+	}
+	if u.subs[uri]--; u.subs[uri] == 0 {
 		delete(u.subs, uri)
 		delete(u.dirty, uri)
 	}
 }
 
-// forgetClosed removes what ended sessions left behind: the SDK forgets their
-// subscriptions without saying so. u.mu is held.
+// forget removes all subscriptions of a session that ended: the SDK forgets
+// them without saying so.
+func (u *updates) forget(session *sdk.ServerSession) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for uri := range u.held[session] {
+		u.drop(uri, session)
+	}
+}
+
+// forgetClosed is forget for every session that the server does not have any
+// more. u.mu is held.
 func (u *updates) forgetClosed() {
+	if len(u.held) < u.limit {
+		return
+	}
 	alive := make(map[*sdk.ServerSession]bool)
 	for session := range u.rt.server.Sessions() {
 		alive[session] = true
 	}
-	for uri, sessions := range u.subs {
-		for session := range sessions {
-			if !alive[session] {
+	for session, uris := range u.held {
+		if !alive[session] {
+			for uri := range uris {
 				u.drop(uri, session)
 			}
 		}
 	}
+	u.limit = max(minForget, 2*len(u.held)) // so that it costs little per session
+}
+
+// of returns the resources that a session subscribes to.
+func (u *updates) of(session *sdk.ServerSession) []string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	uris := make([]string, 0, len(u.held[session]))
+	for uri := range u.held[session] {
+		uris = append(uris, uri)
+	}
+	return uris
 }
 
 func (u *updates) count() int {

@@ -59,7 +59,6 @@ func init() {
 	} {
 		excuses["2026-07-28"] = append(excuses["2026-07-28"], excuse{scenario, "FAILURE", "the runtime has no tasks yet"})
 	}
-	excuses["2025-11-25"] = []excuse{{"server-sse-polling", "WARNING", "event streams cannot be resumed yet"}}
 }
 
 func TestSuitePassesOnOneURL(t *testing.T) {
