@@ -197,7 +197,14 @@ func (c *committer) encode() {
 
 // step encodes what was taken, lands the batch in flight if it is down, and
 // starts the next one.
+//
+// A log that has failed writes nothing more, also not what was placed before
+// anybody heard of it: the mark in FAILED says that it is void.
 func (c *committer) step() {
+	if err := c.l.Err(); err != nil && c.flight == nil {
+		c.fail(nil, err)
+		return
+	}
 	c.encode()
 	var down *batch
 	if c.flight != nil {
@@ -327,7 +334,8 @@ func (c *committer) rest() {
 		err = l.writeHeadMark(false)
 	}
 	if err != nil {
-		_ = l.fail(err)
+		c.fail(nil, l.fail(err)) // with what was placed meanwhile
+		return
 	}
 	l.mu.Lock()
 	c.settle()

@@ -316,6 +316,7 @@ type faultyFS struct {
 	writeErr error
 	syncErr  error
 	free     uint64
+	onWrite  func(p []byte) error // asked before every write; nil: no objection
 }
 
 type faultyFile struct {
@@ -340,6 +341,14 @@ func (f *faultyFile) WriteAt(p []byte, off int64) (int, error) {
 	if err := f.fs.err(&f.fs.writeErr); err != nil {
 		return 0, err
 	}
+	f.fs.mu.Lock()
+	ask := f.fs.onWrite
+	f.fs.mu.Unlock()
+	if ask != nil {
+		if err := ask(p); err != nil {
+			return 0, err
+		}
+	}
 	return f.File.WriteAt(p, off)
 }
 
@@ -348,6 +357,37 @@ func (f *faultyFile) SyncData() error {
 		return err
 	}
 	return f.File.SyncData()
+}
+
+// The end mark is written when the queue is empty; what is placed while that
+// write fails must be refused like everything behind a failure, and not be
+// acknowledged beside a FAILED mark that makes the next start cut it.
+func TestWhatIsPlacedWhileAnEndMarkFailsIsRefused(t *testing.T) {
+	ffs := &faultyFS{free: 1 << 40}
+	r := newRig(t)
+	ffs.FS, r.o.FS = r.fs, ffs
+	r.open().fill(10)
+	late := &syncWaiter{done: make(chan struct{}, 1)}
+	var once sync.Once
+	ffs.mu.Lock()
+	ffs.onWrite = func(p []byte) (err error) {
+		if string(p[:4]) == magicEndMark {
+			once.Do(func() {
+				_, _, placed := r.log.AppendAsync([]Entry{{Term: 3, Type: 1, Data: []byte("late")}}, late)
+				err = errors.Join(errors.New("medium error"), placed)
+			})
+		}
+		return err
+	}
+	ffs.mu.Unlock()
+	_, err := r.log.Append(Entry{Term: 3, Type: 1, Data: payload(11, 407)})
+	require.NoError(t, err, "its own batch was durable before the end mark")
+	<-late.done
+	require.ErrorIs(t, late.err, ErrFailed)
+	<-r.log.Failed()
+	require.Equal(t, uint64(11), r.log.LastIndex())
+	_ = r.log.Close()
+	r.open().holds(1, 11).fill(3).reopen().holds(1, 14)
 }
 
 func TestAFailedSyncIsFinal(t *testing.T) {
