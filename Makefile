@@ -50,12 +50,14 @@ build: ## build the static binaries into ./bin
 serve: build ## run a server on ./data (DATA=dir for another place, ARGS=... for more flags)
 	@exec $(BIN)/erlmcp serve --data '$(DATA)' $(ARGS)
 
-test: lint ## lint, then all tests with the race detector
+test: lint ## lint, then all tests with the race detector, then 10000 crash states without it
 ifeq ($(RACE),)
 	@echo "NOTE: no C compiler found, so the tests run WITHOUT the race detector (install gcc to have it)." >&2
 	@if [ -n "$${CI:-}" ]; then echo "In CI that is not acceptable." >&2; exit 1; fi
 endif
 	$(GO) test $(RACE) -timeout 15m $(TESTFLAGS) ./...
+	@echo "crash enumeration in full, without the race detector (above: a tenth of it, with)"
+	$(GO) test -timeout 10m -count=1 -run 'SurvivesEveryCrash|SurvivesEveryFault|SurvivesFaults|Corruption' -v ./fuzz | grep -vE '^=== |^ +--- PASS' | sed -E 's/: map\[.*//'
 
 lint: $(TOOLS)/gofumpt $(TOOLS)/staticcheck $(TOOLS)/govulncheck ## formatting, vet, staticcheck, known vulnerabilities
 	@echo "gofumpt"; unformatted=$$(find . \( -path ./bin -o -path ./data -o -name testdata \) -prune -o -name '*.go' -print0 | xargs -0 $(TOOLS)/gofumpt -l); \

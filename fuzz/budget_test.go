@@ -13,12 +13,26 @@ import (
 var thorough = os.Getenv("ERLMCP_CRASH_STATES") != ""
 
 // raceScale divides default budgets under the race detector, which makes
-// everything some six times slower: the tests must stay quick enough to be run.
+// everything six to fifteen times slower. What it is to find, unguarded memory,
+// shows in a sample; `make test` runs the enumeration in full without it.
 func raceScale(n int) int {
 	if raceEnabled {
-		return max(1, n/4)
+		return max(1, n/raceThinning)
 	}
 	return n
+}
+
+const raceThinning = 10
+
+// thinned leaves out most places of a workload under the race detector, never
+// the same ones for every seed.
+func thinned(n int, seed uint64) bool {
+	return raceEnabled && !thorough && (uint64(n)+seed)%raceThinning != 0
+}
+
+// crashStates is how many crash states the enumerations try together.
+func crashStates(t testing.TB) int {
+	return int(env(t, "ERLMCP_CRASH_STATES", uint64(raceScale(10_000))))
 }
 
 // env reads a whole number from the environment.

@@ -273,7 +273,7 @@ func (s *body) injuries(spots int, rng *rand.Rand) []injury {
 	}
 	for _, class := range slices.Sorted(maps.Keys(byClass)) {
 		rs := byClass[class]
-		for range max(4, spots/7/len(byClass)) { // about 7 injuries per spot
+		for range max(raceScale(4), spots/7/len(byClass)) { // about 7 injuries per spot
 			r := rs[rng.IntN(len(rs))]
 			out = append(out, spotInjuries(s, r, r.off+rng.Int64N(r.n), rng)...)
 		}

@@ -74,16 +74,20 @@ func dbConfigOf(name string, seed uint64, retain int64) dbConfig {
 // TestEngineSurvivesEveryCrash is the crash enumeration of the engine: log and
 // Pebble on one disk, every prefix of every script.
 func TestEngineSurvivesEveryCrash(t *testing.T) {
-	want := int(env(t, "ERLMCP_CRASH_STATES", 10_000)) * 2 / 10
+	want := crashStates(t) * 2 / 10
 	seed := env(t, "ERLMCP_CRASH_SEED", 1)
 	counts := &tally{}
+	least := 0.2 // per prefix
+	if raceEnabled {
+		least /= raceThinning
+	}
 	for round := uint64(0); counts.total() < want; round++ {
 		for _, s := range dbScripts {
 			cfg := dbConfigOf(s.name, seed+round, s.retain)
 			h, err := recordDB(cfg, s.run)
 			require.NoError(t, err, "script %s, seed %d, without any crash", s.name, cfg.Seed)
 			per := float64(want) / float64(len(dbScripts)*h.trace.Len())
-			if f := enumerateDB(h, min(max(per, 0.2), 4), cfg.Seed, counts); f != nil {
+			if f := enumerateDB(h, min(max(per, least), 4), cfg.Seed, counts); f != nil {
 				t.Fatal(f)
 			}
 			counts.progress(t, "crash states of the engine", want)

@@ -136,7 +136,7 @@ func config(name string, seed uint64) logConfig {
 // of every script, under several policies each, and crashes again in the
 // recovery and in the life after it.
 func TestLogSurvivesEveryCrash(t *testing.T) {
-	want := int(env(t, "ERLMCP_CRASH_STATES", 10_000)) * 8 / 10
+	want := crashStates(t) * 8 / 10
 	seed := env(t, "ERLMCP_CRASH_SEED", 1)
 	counts := &tally{}
 	for round := uint64(0); counts.total() < want; round++ {
@@ -169,6 +169,9 @@ func enumerate(h *history, perPrefix int, seed uint64, counts *tally) error {
 				n := int(next.Add(1))
 				if n > h.trace.Len() {
 					return
+				}
+				if thinned(n, seed) {
+					continue
 				}
 				c.Seek(n)
 				if err := enumerateAt(h, c, perPrefix, seed, counts); err != nil {

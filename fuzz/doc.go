@@ -28,7 +28,7 @@
 //
 // # Knobs
 //
-//	ERLMCP_CRASH_STATES   how many crash states to try (default 10 000 over log and engine)
+//	ERLMCP_CRASH_STATES   how many crash states to try (default 10 000 over log and engine, a tenth under the race detector)
 //	ERLMCP_CRASH_SEED     seed of the workloads and crashes (default 1)
 //	ERLMCP_CORRUPTIONS    how many damages to try per file kind (default few)
 package fuzz
