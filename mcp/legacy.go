@@ -20,10 +20,6 @@ import (
 //	GET ────────────── acquire ── the standalone stream, or with Last-Event-ID any stream of the session
 //	DELETE ─────────── end the session ──────────────────────────────────── 204
 
-// promoteAfter is how long a request may take before its answer turns into an
-// event stream: long enough for quick tools, whose answers then cost no commit.
-const promoteAfter = 30 * time.Millisecond
-
 // headerLastEvent says where a client resumes a stream.
 const headerLastEvent = "Last-Event-ID"
 
@@ -82,7 +78,7 @@ func (f *front) legacyPost(w http.ResponseWriter, req *http.Request, list []enve
 		f.refuse(w, req, s.refusal(err, list).withID(id))
 		return
 	}
-	f.pour(w, req, pouring{st: st, r: r, quiet: promoteAfter})
+	f.pour(w, req, pouring{st: st, r: r, quiet: f.rt.opts.StreamAfter})
 }
 
 // acquire finds the session that a request names.

@@ -53,9 +53,13 @@ type Options struct {
 	// need no scope. Scopes are only checked where there is authentication.
 	ToolScopes map[string][]string
 
-	SessionTimeout  time.Duration // idle HTTP sessions end after this; default 30 min
-	EvictAfter      time.Duration // idle HTTP sessions without subscriptions are kept in the store only; default 5 min
-	EventTTL        time.Duration // how long events of a stream can be asked for again; default 1 h
+	SessionTimeout time.Duration // idle HTTP sessions end after this; default 30 min
+	EvictAfter     time.Duration // idle HTTP sessions without subscriptions are kept in the store only; default 5 min
+	EventTTL       time.Duration // how long events of a stream can be asked for again; default 1 h
+	// StreamAfter is how long a request of a session may take before its
+	// answer turns into an event stream, which the client can resume: long
+	// enough for quick tools, whose answers then cost no commit. Default 30 ms.
+	StreamAfter     time.Duration
 	CallTimeout     time.Duration // longest run of one handler; default 5 min
 	BodyTimeout     time.Duration // longest time to receive an HTTP body; default 60 s
 	KeepAlive       time.Duration // comment on silent event streams; default 30 s
@@ -82,6 +86,7 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.SessionTimeout, 30*time.Minute)
 	setDefault(&o.EvictAfter, 5*time.Minute)
 	setDefault(&o.EventTTL, time.Hour)
+	setDefault(&o.StreamAfter, 30*time.Millisecond)
 	setDefault(&o.CallTimeout, 5*time.Minute)
 	setDefault(&o.BodyTimeout, time.Minute)
 	setDefault(&o.KeepAlive, 30*time.Second)
@@ -91,7 +96,7 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.MaxPending, 1000)
 	setDefault(&o.MaxSubscription, 1000)
 	for name, v := range map[string]int64{
-		"SessionTimeout": int64(o.SessionTimeout), "EvictAfter": int64(o.EvictAfter), "EventTTL": int64(o.EventTTL), "CallTimeout": int64(o.CallTimeout),
+		"SessionTimeout": int64(o.SessionTimeout), "EvictAfter": int64(o.EvictAfter), "EventTTL": int64(o.EventTTL), "StreamAfter": int64(o.StreamAfter), "CallTimeout": int64(o.CallTimeout),
 		"BodyTimeout": int64(o.BodyTimeout), "KeepAlive": int64(o.KeepAlive),
 		"MaxSessions": int64(o.MaxSessions), "MaxRequests": int64(o.MaxRequests), "MaxStreams": int64(o.MaxStreams),
 		"MaxPending": int64(o.MaxPending), "MaxSubscription": int64(o.MaxSubscription),

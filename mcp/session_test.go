@@ -241,16 +241,15 @@ func TestSessionGoesOnAfterRestart(t *testing.T) {
 
 func TestQuickAnswerCostsNoCommit(t *testing.T) {
 	store := newFaultyStore(t)
-	l := live(t, store, mcp.Options{})
+	l := live(t, store, mcp.Options{StreamAfter: time.Hour})
 	h := open(t, l.url)
-	post(t, l.url, h, echoCall("2", "warm"))
 	before := store.written.Load()
 	for i := range 20 {
 		status, answer, header := post(t, l.url, h, echoCall(fmt.Sprint(10+i), "x"))
 		require.Equal(t, 200, status, "%+v", answer)
 		require.Equal(t, "application/json", header.Get("Content-Type"))
 	}
-	require.LessOrEqual(t, store.written.Load()-before, int64(2), "a slow machine may turn an answer into a stream or note the use")
+	require.LessOrEqual(t, store.written.Load()-before, int64(1), "the use of the session may be noted on a slow machine")
 }
 
 func TestCallIsResumedByEventID(t *testing.T) {
