@@ -12,10 +12,6 @@ import (
 )
 
 const (
-	// extensionTasks is the extension that a client must know to be told about
-	// tasks (SEP-2663).
-	extensionTasks = "io.modelcontextprotocol/tasks"
-
 	// maxListenBytes bounds what one subscription may make the server remember.
 	maxListenBytes = 256 << 10
 )
@@ -314,8 +310,8 @@ func (r *Runtime) allowed(ctx context.Context, call *Call, req *sdk.Subscription
 	}
 	if len(want.TaskIDs) > 0 {
 		caps := req.ClientCapabilities()
-		if caps == nil || caps.Extensions[extensionTasks] == nil {
-			return nil, MissingCapability(&sdk.ClientCapabilities{Extensions: map[string]any{extensionTasks: struct{}{}}})
+		if caps == nil || caps.Extensions[ExtensionTasks] == nil {
+			return nil, MissingCapability(&sdk.ClientCapabilities{Extensions: map[string]any{ExtensionTasks: struct{}{}}})
 		}
 	}
 	res, err := r.base(ctx, "server/discover", &sdk.ServerRequest[*sdk.DiscoverParams]{

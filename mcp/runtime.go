@@ -69,7 +69,13 @@ type Options struct {
 	MaxPending      int           // unanswered requests of one connection; default 1000
 	MaxSubscription int           // resource subscriptions of one session; default 1000
 
+	// Tasks bounds durable tasks; see [AddTaskTool].
+	Tasks TaskLimits
+
 	Now func() time.Time // default time.Now
+	// AfterFunc calls f in its own goroutine after d, unless stop is called
+	// before; default [time.AfterFunc]. Tests pass a clock that fits Now.
+	AfterFunc func(d time.Duration, f func()) (stop func() bool)
 }
 
 // withDefaults fills in the zero fields and checks the others.
@@ -111,7 +117,12 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return o, nil
+	if o.AfterFunc == nil {
+		o.AfterFunc = func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
+	}
+	var err error
+	o.Tasks, err = o.Tasks.withDefaults()
+	return o, err
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -149,6 +160,7 @@ type Runtime struct {
 	completions sync.Map // reference -> CompletionFunc
 	updates     *updates
 	sessions    *sessions
+	tasks       *taskRunner
 	scopes      toolScopes
 	listeners   *listeners
 	catalog     catalog
@@ -200,7 +212,9 @@ func NewRuntime(store Store, o Options) (*Runtime, error) {
 			GetSessionID:       newSessionID,
 			SetCacheable:       setCacheable,
 		})
-	r.server.AddReceivingMiddleware(r.middleware)
+	r.tasks = newTaskRunner(r)
+	r.addTaskMethods()
+	r.server.AddReceivingMiddleware(r.middleware, r.taskMiddleware)
 	r.server.AddSendingMiddleware(r.sending)
 	r.http = newFront(r)
 	r.Go(func(context.Context) { r.updates.run() })

@@ -19,13 +19,14 @@ type Stats struct {
 	Updates      uint64 // resources/updated notifications handed out
 	AuthFailures uint64 // requests refused for want of an accepted credential
 
-	SessionsOpened  uint64 // HTTP sessions opened
-	SessionsEnded   uint64 // HTTP sessions that ended: by their client, by age, by an operator
-	SessionsRevived uint64 // HTTP sessions connected again from the store, after a restart or after long idleness
-	Interrupted     uint64 // calls whose clients are told that a restart ended them
-	Events          uint64 // events of streams committed
-	Replayed        uint64 // events of streams sent again to clients that resumed
-	Resumptions     uint64 // streams resumed by Last-Event-ID
+	SessionsOpened  uint64    // HTTP sessions opened
+	SessionsEnded   uint64    // HTTP sessions that ended: by their client, by age, by an operator
+	SessionsRevived uint64    // HTTP sessions connected again from the store, after a restart or after long idleness
+	Interrupted     uint64    // calls whose clients are told that a restart ended them
+	Events          uint64    // events of streams committed
+	Replayed        uint64    // events of streams sent again to clients that resumed
+	Resumptions     uint64    // streams resumed by Last-Event-ID
+	Tasks           TaskStats // durable tasks
 
 	Refused map[int]uint64 // messages refused before a handler saw them, by JSON-RPC error code
 
@@ -77,6 +78,7 @@ func (r *Runtime) Stats() Stats {
 
 		Refused: make(map[int]uint64),
 	}
+	r.tasks.fill(&s.Tasks)
 	for session := range r.server.Sessions() {
 		if !r.isHidden(session) {
 			s.Sessions++

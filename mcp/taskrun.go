@@ -1,0 +1,437 @@
+package mcp
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/erlmcp/erlmcp/engine"
+)
+
+// TaskLimits bounds the durable tasks of a runtime. The zero value selects the
+// defaults.
+type TaskLimits struct {
+	Workers    int // handlers that run at once; default 64
+	Queue      int // tasks that wait for a worker; one more is refused with CodeOverloaded; default 1000
+	Unfinished int // tasks that have not ended, those waiting for people included; default 10000
+
+	TTL          time.Duration // default of TaskOptions.TTL; 1 h
+	PollInterval time.Duration // default of TaskOptions.PollInterval; 1 s
+	TimeLimit    time.Duration // default of TaskOptions.TimeLimit; 5 min
+	InputLimit   time.Duration // default of TaskOptions.InputLimit; 7 days
+
+	// Node names this process among those that share a replicated store. Each
+	// needs a name of its own that stays the same over restarts. Empty on a
+	// store that one process owns.
+	Node string
+	// Lease is how long a node may be silent before others take over its
+	// tasks; default 15 s. Too short costs work done twice, never results.
+	Lease time.Duration
+}
+
+func (l TaskLimits) withDefaults() (TaskLimits, error) {
+	if l.Workers < 0 || l.Queue < 0 || l.Unfinished < 0 || l.TTL < 0 || l.PollInterval < 0 || l.TimeLimit < 0 || l.InputLimit < 0 || l.Lease < 0 {
+		return l, errors.New("mcp: a limit of tasks is negative")
+	}
+	setDefault(&l.Workers, 64)
+	setDefault(&l.Queue, 1000)
+	setDefault(&l.Unfinished, 10000)
+	setDefault(&l.TTL, time.Hour)
+	setDefault(&l.PollInterval, time.Second)
+	setDefault(&l.TimeLimit, 5*time.Minute)
+	setDefault(&l.InputLimit, 7*24*time.Hour)
+	setDefault(&l.Lease, 15*time.Second)
+	return l, nil
+}
+
+// taskPoll is the longest time after which the queue is looked at again:
+// within it a node learns what other nodes did. What this process does itself
+// it learns at once.
+const taskPoll = time.Second
+
+// Why a handler's context ends before the handler does.
+var (
+	errTaskStopping  = errors.New("mcp: the server is stopping")
+	errTaskTimeLimit = errors.New("mcp: the task used up its time limit")
+)
+
+// taskRunner starts handlers: at most limits.Workers of them run, tasks that
+// are due wait in the order of the queue, handlers that wait for an answer or
+// a time hold no slot. The durable queue decides what is to be done and who
+// does it; everything here may be forgotten.
+type taskRunner struct {
+	rt     *Runtime
+	store  taskStore
+	limits TaskLimits
+	kick   chan struct{} // capacity 1: look at the queue now
+	ended  chan struct{} // closed when the loop has ended
+	stats  taskCounters
+
+	mu         sync.Mutex // guards what follows; never held over a transaction
+	tools      map[string]*taskTool
+	owner      string // "" before the loop has registered, and while deposed
+	started    bool
+	stopping   bool
+	slots      int                     // in use
+	ready      []readyTask             // due, not yet claimed
+	queued     map[string]bool         // the ids in ready
+	creating   int                     // places in the queue promised to tasks being created
+	resuming   []*slotWaiter           // handlers that want a slot again: they go first
+	active     map[string]*taskRun     // leased by this runtime
+	watchers   map[string][]chan bool  // calls that wait for a task to change
+	strikes    map[string]int          // own leases without a handler
+	silence    map[string]ownerSilence // other owners
+	unfinished int
+	later      int // waiting for a time or for answers, with no handler in memory
+	nextBeat   time.Time
+}
+
+// ownerSilence is since when, by this process's clock, an owner stands still.
+type ownerSilence struct {
+	beat  uint64
+	since time.Time
+}
+
+type taskCounters struct {
+	created, completed, failed, cancelled, expired atomic.Uint64
+	retried, resumed, overloaded                   atomic.Uint64
+	steps, replayed, questions                     atomic.Uint64
+}
+
+func newTaskRunner(r *Runtime) *taskRunner {
+	return &taskRunner{
+		rt: r, store: taskStore{r.store}, limits: r.opts.Tasks,
+		kick: make(chan struct{}, 1), ended: make(chan struct{}),
+		tools: make(map[string]*taskTool), queued: make(map[string]bool), active: make(map[string]*taskRun),
+		watchers: make(map[string][]chan bool), strikes: make(map[string]int), silence: make(map[string]ownerSilence),
+	}
+}
+
+// add makes a tool known and starts the runner with the first one.
+func (tr *taskRunner) add(tool *taskTool) {
+	tr.mu.Lock()
+	tr.tools[tool.name] = tool
+	first := !tr.started
+	tr.started = true
+	tr.mu.Unlock()
+	if first {
+		tr.rt.Go(tr.loop)
+	}
+	tr.poke()
+}
+
+func (tr *taskRunner) tool(name string) *taskTool {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return tr.tools[name]
+}
+
+// poke makes the loop look at the queue soon. It never blocks.
+func (tr *taskRunner) poke() {
+	select {
+	case tr.kick <- struct{}{}:
+	default:
+	}
+}
+
+// overloaded is the refusal of a task for which there is no room.
+func (tr *taskRunner) overloaded(format string, args ...any) error {
+	tr.stats.overloaded.Add(1)
+	return refuse(http.StatusServiceUnavailable, CodeOverloaded, "overloaded: "+format, args...).rpc()
+}
+
+// reserve makes room for one more task before it is created: a slot, so that
+// it runs at once, or a place in the queue. It never waits.
+func (tr *taskRunner) reserve() (slot bool, owner string, err error) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	switch {
+	case tr.stopping:
+		return false, "", tr.overloaded("the server is shutting down; try again")
+	case tr.unfinished >= tr.limits.Unfinished:
+		return false, "", tr.overloaded("%d tasks have not ended; nothing was stored, try again when some have", tr.unfinished)
+	case tr.owner != "" && tr.slots < tr.limits.Workers && len(tr.ready)+tr.creating+len(tr.resuming) == 0:
+		tr.slots++
+		slot = true
+	case len(tr.ready)+tr.creating >= tr.limits.Queue:
+		return false, "", tr.overloaded("%d tasks wait for a worker; nothing was stored, try again later", tr.limits.Queue)
+	default:
+		tr.creating++
+	}
+	tr.unfinished++
+	return slot, tr.owner, nil
+}
+
+// create makes a task durable and starts it or lets it wait. With a known
+// idempotency key it returns the task made before.
+func (tr *taskRunner) create(rec *taskRecord, key string) (*taskRecord, error) {
+	slot, owner, err := tr.reserve()
+	if err != nil {
+		return nil, err
+	}
+	if !slot {
+		owner = ""
+	}
+	rec.ID = rand.Text() // 128 random bits at least
+	got, err := tr.store.create(rec, owner, key)
+	fresh := err == nil && got.ID == rec.ID
+	if fresh {
+		tr.stats.created.Add(1)
+	}
+	tr.mu.Lock()
+	if !fresh {
+		tr.unfinished--
+	}
+	if !slot {
+		tr.creating--
+		if fresh && !tr.queued[got.ID] {
+			tr.queued[got.ID] = true
+			tr.ready = append(tr.ready, readyTask{due: got.Due, id: got.ID, tool: got.Tool})
+		}
+		tr.dispatch()
+	}
+	tr.mu.Unlock()
+	switch {
+	case slot && fresh:
+		tr.launch(got)
+	case slot:
+		tr.freeSlot()
+		if err != nil {
+			tr.poke() // when the outcome is unknown the lease may be ours
+		}
+	}
+	return got, storeError(err)
+}
+
+// storeError gives a failure of the store the code that clients know.
+func storeError(err error) error {
+	switch {
+	case errors.Is(err, engine.ErrOverloaded), errors.Is(err, engine.ErrNoSpace):
+		return refuse(http.StatusServiceUnavailable, CodeOverloaded, "overloaded: %v", err).rpc()
+	case errors.Is(err, errIdemMismatch):
+		return invalidParams("%v; use a new key for a new call", errIdemMismatch)
+	case errors.Is(err, errTaskUnknown):
+		return invalidParams("no such task: the id is wrong, belongs to somebody else, or the task ended and its result was kept for its time")
+	}
+	return err
+}
+
+// dispatch starts tasks that wait while slots are free. tr.mu is held.
+func (tr *taskRunner) dispatch() {
+	for tr.owner != "" && !tr.stopping && tr.slots < tr.limits.Workers && len(tr.ready) > 0 && len(tr.resuming) == 0 {
+		next := tr.ready[0]
+		tr.ready = tr.ready[1:]
+		delete(tr.queued, next.id)
+		tr.slots++
+		go tr.start(next.id, tr.owner)
+	}
+}
+
+// start claims one task and runs it in the slot that the caller took.
+func (tr *taskRunner) start(id, owner string) {
+	rec, err := tr.store.claim(id, owner)
+	if err == nil {
+		if rec.Attempt > 1 && rec.Failures == 0 {
+			tr.stats.resumed.Add(1)
+		}
+		tr.launch(rec)
+		return
+	}
+	tr.freeSlot()
+	if !errors.Is(err, errNotReady) {
+		tr.rt.log.Warn("task not started; it stays in the queue", "task", id, "error", err)
+	}
+}
+
+// launch runs the handler of a task that this runtime has leased, in a slot.
+func (tr *taskRunner) launch(rec *taskRecord) {
+	run := newTaskRun(tr, rec)
+	tr.mu.Lock()
+	tr.active[rec.ID] = run
+	stopping := tr.stopping
+	tr.mu.Unlock()
+	if stopping {
+		run.cancel(errTaskStopping)
+	}
+	go run.main()
+}
+
+// slotWaiter is a handler that waits for a slot. got is closed under tr.mu.
+type slotWaiter struct{ got chan struct{} }
+
+// takeSlot waits for a slot for a handler that goes on.
+func (tr *taskRunner) takeSlot(ctx context.Context) error {
+	tr.mu.Lock()
+	if tr.slots < tr.limits.Workers {
+		tr.slots++
+		tr.mu.Unlock()
+		return nil
+	}
+	w := &slotWaiter{got: make(chan struct{})}
+	tr.resuming = append(tr.resuming, w)
+	tr.mu.Unlock()
+	select {
+	case <-w.got:
+		return nil
+	case <-ctx.Done():
+	}
+	tr.mu.Lock()
+	for i, other := range tr.resuming {
+		if other == w {
+			tr.resuming = append(tr.resuming[:i], tr.resuming[i+1:]...)
+			tr.mu.Unlock()
+			return context.Cause(ctx)
+		}
+	}
+	tr.mu.Unlock()
+	tr.freeSlot() // it was granted meanwhile
+	return context.Cause(ctx)
+}
+
+// freeSlot gives a slot to a handler that goes on, or to the next task.
+func (tr *taskRunner) freeSlot() {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if len(tr.resuming) > 0 {
+		w := tr.resuming[0]
+		tr.resuming = tr.resuming[1:]
+		close(w.got)
+		return
+	}
+	tr.slots--
+	tr.dispatch()
+}
+
+// gone forgets a handler that has returned.
+func (tr *taskRunner) gone(run *taskRun) {
+	tr.mu.Lock()
+	if tr.active[run.f.id] == run {
+		delete(tr.active, run.f.id)
+	}
+	tr.mu.Unlock()
+}
+
+// changed tells everybody who waits that a committed change of a task can be seen.
+func (tr *taskRunner) changed(rec *taskRecord) {
+	tr.mu.Lock()
+	for _, ch := range tr.watchers[rec.ID] {
+		select {
+		case ch <- true:
+		default:
+		}
+	}
+	tr.mu.Unlock()
+	tr.rt.publishTask(rec.Principal, rec.ID)
+}
+
+// over counts a task that has ended and stops its handler.
+func (tr *taskRunner) over(rec *taskRecord) {
+	switch rec.Status {
+	case TaskCompleted:
+		tr.stats.completed.Add(1)
+	case TaskFailed:
+		tr.stats.failed.Add(1)
+	case TaskCancelled:
+		tr.stats.cancelled.Add(1)
+	}
+	tr.mu.Lock()
+	tr.unfinished = max(0, tr.unfinished-1)
+	run := tr.active[rec.ID]
+	tr.mu.Unlock()
+	if run != nil {
+		run.cancel(errLeaseLost)
+	}
+	tr.changed(rec)
+}
+
+// watch returns a channel that gets a value after changes of the task.
+func (tr *taskRunner) watch(id string) (ch chan bool, stop func()) {
+	ch = make(chan bool, 1)
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.watchers[id] = append(tr.watchers[id], ch)
+	return ch, func() {
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		list := tr.watchers[id]
+		for i := range list {
+			if list[i] == ch {
+				list = append(list[:i], list[i+1:]...)
+				break
+			}
+		}
+		if len(list) == 0 {
+			delete(tr.watchers, id)
+		} else {
+			tr.watchers[id] = list
+		}
+	}
+}
+
+// cancel ends a task; principal "" means anybody's.
+func (tr *taskRunner) cancel(principal, actor, id, why string) (*taskRecord, error) {
+	rec, changed, err := tr.store.cancel(principal, actor, id, why)
+	if err == nil && changed {
+		tr.over(rec)
+	}
+	return rec, err
+}
+
+// news lets the handler of a task look at its answers.
+func (tr *taskRunner) news(rec *taskRecord) {
+	tr.mu.Lock()
+	run := tr.active[rec.ID]
+	tr.mu.Unlock()
+	if run != nil {
+		run.poke()
+	} else {
+		tr.poke()
+	}
+	tr.changed(rec)
+}
+
+// fill copies the counters and gauges.
+func (tr *taskRunner) fill(s *TaskStats) {
+	c := &tr.stats
+	s.Created, s.Completed, s.Failed, s.Cancelled = c.created.Load(), c.completed.Load(), c.failed.Load(), c.cancelled.Load()
+	s.Expired, s.Retried, s.Resumed, s.Overloaded = c.expired.Load(), c.retried.Load(), c.resumed.Load(), c.overloaded.Load()
+	s.Steps, s.Replayed, s.Questions = c.steps.Load(), c.replayed.Load(), c.questions.Load()
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	s.Queued, s.Running, s.Unfinished = len(tr.ready)+tr.creating, tr.slots, tr.unfinished
+	s.Waiting = tr.later
+	for _, run := range tr.active {
+		if run.parked.Load() {
+			s.Waiting++
+		}
+	}
+}
+
+// TaskStats are counters of durable tasks since start, and gauges of the
+// moment, as this process sees them.
+type TaskStats struct {
+	Created    uint64 // tasks made durable here
+	Completed  uint64 // ended with a result, tool errors included
+	Failed     uint64 // ended with a JSON-RPC error
+	Cancelled  uint64
+	Expired    uint64 // results removed after their time
+	Retried    uint64 // failed attempts that got another one
+	Resumed    uint64 // handlers started again after an interruption or a long wait
+	Overloaded uint64 // tasks refused for want of room
+	Steps      uint64 // finished steps made durable
+	Replayed   uint64 // steps answered from the journal
+	Questions  uint64 // input requests made durable
+
+	Queued     int // waiting for a worker
+	Running    int // handlers running
+	Waiting    int // waiting for an answer or a time
+	Unfinished int // all that have not ended
+}
+
+// describe is for log lines.
+func (rec *taskRecord) describe() string { return fmt.Sprintf("%s (%s)", rec.ID, rec.Tool) }
