@@ -26,7 +26,7 @@ import (
 // openStore opens an engine in dir; a closed one may be opened again.
 func openStore(t testing.TB, dir string) *engine.Store {
 	t.Helper()
-	store, err := engine.Open(dir, engine.Options{SweepInterval: -1})
+	store, err := engine.Open(dir, engine.Options{SweepInterval: -1, SegmentSize: 1 << 20, MemTableSize: 256 << 10})
 	require.NoError(t, err)
 	return store
 }
@@ -379,4 +379,34 @@ func TestIdempotencyKeyMakesOneTask(t *testing.T) {
 	require.EqualValues(t, 1, runs.Load())
 	require.Equal(t, ids[0], call("a").str("taskId"), "also after its end")
 	require.Equal(t, -32602, call("b").Error.Code)
+}
+
+// serveOn puts an HTTP endpoint in front of a runtime that the caller stops.
+func serveOn(t testing.TB, rt *mcp.Runtime) *taskServer {
+	return &taskServer{t: t, rt: rt, http: httptest.NewServer(rt.Handler())}
+}
+
+// question waits until the task asks one thing and returns its key.
+func (s *taskServer) question(id string) string {
+	s.t.Helper()
+	requests := s.until(id, mcp.TaskInputRequired).Result["inputRequests"].(map[string]any)
+	require.Len(s.t, requests, 1)
+	for key := range requests {
+		return key
+	}
+	return ""
+}
+
+// answerWith accepts the form of nameForm.
+func (s *taskServer) answerWith(id, key, name string) answer {
+	s.t.Helper()
+	return s.rpc(allAbilities, "tasks/update", map[string]any{"taskId": id, "inputResponses": map[string]any{
+		key: map[string]any{"action": "accept", "content": map[string]any{"name": name}},
+	}})
+}
+
+// waiting waits until n tasks wait for an answer or a time.
+func (s *taskServer) waiting(n int) {
+	s.t.Helper()
+	require.Eventually(s.t, func() bool { return s.rt.Stats().Tasks.Waiting == n }, 20*time.Second, time.Millisecond)
 }

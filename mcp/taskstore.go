@@ -600,7 +600,7 @@ func (s taskStore) expire(ctx context.Context) (int, error) {
 	err := s.store.ViewLocal(ctx, func(tx *engine.Tx) error {
 		due = due[:0]
 		now := tx.Now().UnixMilli()
-		return tx.Scan(tableQueue, engine.Range{Lo: []byte{'x'}, Hi: expiryKey(now, ""), Limit: expireBatch}, func(key, _ []byte) bool {
+		return tx.Scan(tableQueue, engine.Range{Lo: []byte{'x'}, Hi: expiryKey(now+1, ""), Limit: expireBatch}, func(key, _ []byte) bool {
 			if _, id, ok := splitTimedKey(key); ok {
 				due = append(due, id)
 			}
