@@ -87,8 +87,6 @@ var backupSettings = []setting{
 		"Where drills restore to; it needs room for the whole store. Empty: the system's temporary directory."),
 }
 
-func init() { settings = append(settings, backupSettings...) }
-
 func boolSetting(key, def string, at func(*Config) *bool, doc ...string) setting {
 	return setting{
 		key: key, def: def, doc: append(doc, "on or off."),

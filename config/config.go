@@ -13,6 +13,7 @@ type Config struct {
 	DataDir string // directory of the store; never empty after Load
 	Server  Server
 	MCP     MCP
+	Auth    Auth
 	Storage Storage
 	Log     Log
 	Backup  Backup
@@ -27,6 +28,13 @@ type Server struct {
 	ShutdownTimeout time.Duration // upper bound of a graceful stop
 	AllowedHosts    []string      // extra Host header values that /mcp accepts
 	AllowedOrigins  []string      // Origin header values that /mcp accepts
+	TLS             TLS           // of the main listener and of raw TCP
+}
+
+// TLS names the files of a certificate; both are empty or none is.
+type TLS struct {
+	CertFile string
+	KeyFile  string
 }
 
 // MCP holds the limits of the protocol runtime.

@@ -94,7 +94,10 @@ func (l *loader) assign(key, value string, from Origin) {
 func unknownKey(key string) string {
 	last := key[strings.LastIndexByte(key, '.')+1:]
 	switch last {
-	case "data_key", "key", "password", "passphrase", "secret", "token":
+	case "token", "tokens", "bearer", "client_secret":
+		return "unknown key; secrets are never read from the configuration: `erlmcp token create` writes the hash of a token into the file " +
+			"named by auth.token_file"
+	case "data_key", "key", "password", "passphrase", "secret":
 		return "unknown key; secrets are never read from the configuration: put the at-rest key into " + DataKeyEnv +
 			" or into the file named by storage.data_key_file"
 	}
@@ -190,6 +193,7 @@ func (l *loader) finish(env map[string]string) {
 			"%s is less than storage.max_value_bytes (%s): the largest value could never be written",
 			formatSize(c.Storage.MaxPendingBytes), formatSize(c.Storage.MaxValueBytes))
 	}
+	l.finishSafety()
 	if a := c.Server.Listen; a != Off && a == c.Server.MetricsListen && !strings.HasSuffix(a, ":0") {
 		l.fail(l.origin("server.metrics_listen"), "server.metrics_listen", "%s is also server.listen: they need an address each", a)
 	}

@@ -13,20 +13,25 @@ func WriteDefaults(w io.Writer) error {
 	b.WriteString("# erlmcp configuration. Every value below is the built-in default: keep only the lines you change.\n")
 	b.WriteString("# Stronger than this file: the environment variable of a setting (server.listen is ERLMCP_SERVER_LISTEN), and\n")
 	b.WriteString("# stronger still: flags (--listen, or --set server.listen=...). `erlmcp config check` shows what is in effect.\n")
-	section := ""
-	for _, s := range settings {
-		name, indent := s.key, ""
-		if group, rest, ok := strings.Cut(s.key, "."); ok {
-			name, indent = rest, "  "
-			if group != section {
-				section = group
-				fmt.Fprintf(&b, "\n%s:\n", group)
-			} else {
-				b.WriteString("\n")
-			}
-		} else {
+	var open []string // the groups that the line before is in
+	for i, s := range settings {
+		path := strings.Split(s.key, ".")
+		groups, name := path[:len(path)-1], path[len(path)-1]
+		same := 0
+		for same < min(len(open), len(groups)) && open[same] == groups[same] {
+			same++
+		}
+		if i == 0 || same == len(groups) || same > 0 {
 			b.WriteString("\n")
 		}
+		for depth := same; depth < len(groups); depth++ {
+			if depth == 0 {
+				b.WriteString("\n")
+			}
+			fmt.Fprintf(&b, "%s%s:\n", strings.Repeat("  ", depth), groups[depth])
+		}
+		open = groups
+		indent := strings.Repeat("  ", len(groups))
 		for _, line := range s.doc {
 			fmt.Fprintf(&b, "%s# %s\n", indent, line)
 		}

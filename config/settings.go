@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,7 +28,9 @@ type setting struct {
 }
 
 // settings is the table of all settings, in the order of print-defaults.
-var settings = []setting{
+var settings = slices.Concat(generalSettings, safetySettings, backupSettings)
+
+var generalSettings = []setting{
 	textSetting("data_dir", "", func(c *Config) *string { return &c.DataDir },
 		"Directory of the store. One process at a time may use it.",
 		"Empty: $XDG_DATA_HOME/erlmcp, or ~/.local/share/erlmcp when that variable is not set.",
@@ -36,8 +39,7 @@ var settings = []setting{
 	addressSetting("server.listen", "127.0.0.1:8080", func(c *Config) *string { return &c.Server.Listen },
 		"Address of /mcp, /health and /ready. Port 0 picks a free one and prints it.",
 		"With --stdio it is only opened when it is set; \"off\" (allowed with --stdio) never opens it.",
-		"There is no authentication in this version: keep it on a loopback address, or behind a proxy that",
-		"authenticates."),
+		"An address that other machines reach needs authentication (see auth), or auth.allow_anonymous."),
 	addressSetting("server.metrics_listen", "127.0.0.1:9090", func(c *Config) *string { return &c.Server.MetricsListen },
 		"Address of Prometheus /metrics, or \"off\". With --stdio it is only opened when it is set."),
 	durationSetting("server.shutdown_timeout", "5s", time.Second, 10*time.Minute,
@@ -49,6 +51,11 @@ var settings = []setting{
 		"rebinding). Example: [mcp.example.com]"),
 	listSetting("server.allowed_origins", func(c *Config) *[]string { return &c.Server.AllowedOrigins },
 		"Origin header values that /mcp accepts from browsers. Example: [\"https://app.example.com\"]"),
+	textSetting("server.tls.cert_file", "", func(c *Config) *string { return &c.Server.TLS.CertFile },
+		"File with the certificate of server.listen and server.tcp_listen, PEM, followed by those that vouch for it.",
+		"Empty: no TLS. A new certificate in the file is used within a second, or at once after SIGHUP."),
+	textSetting("server.tls.key_file", "", func(c *Config) *string { return &c.Server.TLS.KeyFile },
+		"File with the private key of the certificate, PEM, readable by the server only."),
 
 	sizeSetting("mcp.max_message_bytes", "16MiB", kib, 100*mib, func(c *Config) *int64 { return &c.MCP.MaxMessageBytes },
 		"Largest JSON-RPC message, over HTTP and stdio. A longer one is answered with error -32012 and dropped."),

@@ -42,6 +42,13 @@
 // write all have limits in [Options]. Over a limit the answer is CodeOverloaded
 // at once, never a growing queue.
 //
+// # Who may do what
+//
+// With Options.Authenticator every HTTP request and every socket has an
+// [Identity] (package mcp/auth has one for static tokens and OAuth 2.1), and
+// Options.ToolScopes says what callers of a tool must hold. Without it serve
+// on loopback only, or behind a proxy that authenticates.
+//
 // # Sessions outlive the process
 //
 // A session of the older revisions is a record in the store, committed before
@@ -59,6 +66,7 @@
 // client opens it. When the store refuses an event, the session is
 // disconnected: no client sees what a restart would forget.
 //
+<<<<<<< HEAD
 // The handler itself does not outlive the process, and neither does a question
 // it asked the client: a late answer to one is refused with an error that says so.
 //
@@ -75,4 +83,8 @@
 // subscriptions. It is then not told that lists of tools, prompts or resources
 // changed, and a *sdk.ServerSession that a handler kept for later is closed;
 // use the session of the request at hand.
+=======
+// HTTP sessions and their event streams live in the memory of the process: a
+// client that meets CodeSessionNotFound after a restart initializes again.
+>>>>>>> 4e65025 (serve: bearer tokens, OAuth, TLS; erlmcp token; no open port without authentication unless asked for)
 package mcp

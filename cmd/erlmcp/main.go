@@ -102,7 +102,7 @@ func (a *app) rootCommand() *cobra.Command {
 
 		SuggestionsMinimumDistance: 2,
 	}
-	root.AddCommand(a.serveCommand(), a.verifyCommand(), a.statusCommand(), a.healthCommand(), a.configCommand(), a.versionCommand(),
+	root.AddCommand(a.serveCommand(), a.verifyCommand(), a.statusCommand(), a.healthCommand(), a.configCommand(), a.tokenCommand(), a.versionCommand(),
 		a.backupCommand(), a.drillCommand())
 	return root
 }
@@ -135,6 +135,7 @@ var (
 	dataKeyFileFlag   = settingFlag{"data-key-file", "storage.data_key_file", "FILE", "file with the at-rest key"}
 	listenFlag        = settingFlag{"listen", "server.listen", "ADDR", "address of /mcp, /health and /ready (default 127.0.0.1:8080)"}
 	metricsListenFlag = settingFlag{"metrics-listen", "server.metrics_listen", "ADDR", `address of /metrics, or "off" (default 127.0.0.1:9090)`}
+	tokenFileFlag     = settingFlag{"token-file", "auth.token_file", "FILE", "file of the static bearer tokens"}
 	logLevelFlag      = settingFlag{"log-level", "log.level", "LEVEL", "debug, info, warn or error (default info)"}
 	logFormatFlag     = settingFlag{"log-format", "log.format", "FORMAT", "text or json (default text)"}
 )

@@ -27,6 +27,10 @@ paste. With --stdio it speaks MCP on stdin and stdout, prints nothing else there
 
 Logs go to stderr. DIR/serve.json holds the process id and the addresses while the server runs.
 
+With auth.token_file or auth.issuer every request to /mcp needs a bearer token (see ` + "`erlmcp token`" + `); without them the
+server refuses to listen where other machines reach it, unless auth.allow_anonymous says so. SIGHUP makes it read the
+files of tokens and of the TLS certificate again; it also notices by itself.
+
 SIGTERM and SIGINT stop it gracefully within server.shutdown_timeout (5s); a second signal ends it at once. When the
 disk refuses a write the server exits immediately with code 1: everything it acknowledged is safe, and the next start
 recovers it.
@@ -71,9 +75,11 @@ func (a *app) serve(cfg *config.Config, stdio bool) error {
 	}
 	ctx, stop := untilSignal(logger)
 	defer stop()
+	reload, ignore := onHangup()
+	defer ignore()
 	err = node.Run(ctx, node.Options{
 		Config: cfg, Key: key, Stdio: stdio, In: a.in, Out: a.out, Logger: logger, Executable: executable,
-		FS: diskOf(),
+		FS: diskOf(), Reload: reload,
 	})
 	if errors.Is(err, node.ErrFailStop) {
 		return &exitError{code: exitFailure, err: err}
@@ -88,6 +94,24 @@ func newLogger(w io.Writer, c config.Log) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(w, o))
 	}
 	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// onHangup returns a channel that gets a value for SIGHUP: look at the files of tokens and certificates again.
+func onHangup() (<-chan struct{}, func()) {
+	signals, reload := make(chan os.Signal, 1), make(chan struct{}, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	go func() {
+		for range signals {
+			select {
+			case reload <- struct{}{}:
+			default: // one is waiting already
+			}
+		}
+	}()
+	return reload, func() {
+		signal.Stop(signals)
+		close(signals)
+	}
 }
 
 // echo is how long a repeated signal counts as the same one. `timeout`, make and process supervisors signal the process and

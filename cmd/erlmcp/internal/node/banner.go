@@ -13,6 +13,7 @@ import (
 type banner struct {
 	Version, DataDir, Executable string
 	Endpoints                    admin.Endpoints
+	NeedsToken                   bool // requests over HTTP need a bearer token
 }
 
 type clientServer struct {
@@ -20,6 +21,8 @@ type clientServer struct {
 	URL     string   `json:"url,omitempty"`
 	Command string   `json:"command,omitempty"`
 	Args    []string `json:"args,omitempty"`
+
+	Headers map[string]string `json:"headers,omitempty"`
 }
 
 // clientConfig is the block that MCP clients read.
@@ -42,7 +45,13 @@ func writeBanner(w io.Writer, b banner) error {
 			fmt.Fprintf(&s, "  %-8s %s\n", line[0], line[1])
 		}
 	}
-	fmt.Fprintf(&s, "\nClient configuration, over HTTP:\n%s\n", clientConfig(clientServer{Type: "http", URL: b.Endpoints.MCP}))
+	overHTTP := clientServer{Type: "http", URL: b.Endpoints.MCP}
+	note := ""
+	if b.NeedsToken {
+		overHTTP.Headers = map[string]string{"Authorization": "Bearer TOKEN"}
+		note = " (for TOKEN see `erlmcp token create`; clients that speak OAuth leave the headers out)"
+	}
+	fmt.Fprintf(&s, "\nClient configuration, over HTTP%s:\n%s\n", note, clientConfig(overHTTP))
 	fmt.Fprintf(&s, "\nor over stdio, where the client starts the server (stop this one first: a data directory has one owner):\n%s\n",
 		clientConfig(clientServer{Command: b.Executable, Args: []string{"serve", "--stdio", "--data", b.DataDir}}))
 	s.WriteString("\nCtrl-C stops it.\n")

@@ -35,17 +35,15 @@ func (n *Node) listen() error {
 		return fmt.Errorf("server.listen is %q and there is no --stdio: nobody could reach the server", config.Off)
 	}
 	if wanted("server.listen", n.cfg.Server.Listen) {
-		address, err := n.bind("server.listen", n.cfg.Server.Listen, n.mainHandler())
+		address, err := n.bind("server.listen", n.cfg.Server.Listen, n.mainHandler(), n.access.certificate)
 		if err != nil {
 			return err
 		}
 		n.http.mainAddress = address
-		if host, _, _ := net.SplitHostPort(address); !isLoopback(host) {
-			n.log.Warn("the server is reachable from other machines and has no authentication; put a proxy that authenticates in front of it", "listen", address)
-		}
+		n.warnAboutExposure("server.listen", address)
 	}
 	if wanted("server.metrics_listen", n.cfg.Server.MetricsListen) {
-		address, err := n.bind("server.metrics_listen", n.cfg.Server.MetricsListen, n.metricsHandler())
+		address, err := n.bind("server.metrics_listen", n.cfg.Server.MetricsListen, n.metricsHandler(), nil)
 		if err != nil {
 			n.http.closeNow()
 			return err
@@ -55,19 +53,23 @@ func (n *Node) listen() error {
 	return nil
 }
 
-func (n *Node) bind(key, address string, h http.Handler) (string, error) {
+func (n *Node) bind(key, address string, h http.Handler, cert *certificate) (string, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return "", fmt.Errorf("%s: cannot listen on %s (from %s): %w; choose another address, port 0 picks a free one",
 			key, address, n.cfg.Origin(key), err)
 	}
-	n.http.add(key, &http.Server{
+	srv := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug), // noise of scanners and dropped connections
-	}, l, n.errors)
+	}
+	if cert != nil {
+		srv.TLSConfig = cert.config()
+	}
+	n.http.add(key, srv, l, n.errors)
 	return l.Addr().String(), nil
 }
 
@@ -82,7 +84,11 @@ func (ls *listeners) add(name string, srv *http.Server, l net.Listener, failed c
 	defer ls.mu.Unlock()
 	ls.servers = append(ls.servers, srv)
 	go func() {
-		if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		serve := srv.Serve
+		if srv.TLSConfig != nil {
+			serve = func(l net.Listener) error { return srv.ServeTLS(l, "", "") }
+		}
+		if err := serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			failed <- fmt.Errorf("%s: %w", name, err)
 		}
 	}()
@@ -117,6 +123,7 @@ func (ls *listeners) closeNow() {
 func (n *Node) mainHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/mcp", n.serveMCP)
+	n.access.routes(mux)
 	mux.HandleFunc("GET /health", n.serveHealth)
 	mux.HandleFunc("GET /ready", n.serveReady)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {

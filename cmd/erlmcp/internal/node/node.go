@@ -34,6 +34,7 @@ type Options struct {
 	Executable string           // path of this program, for the client configuration in the banner
 	FS         vfs.FS           // of the store; default the real one. serve.json and the socket are always real files
 	Now        func() time.Time // default time.Now
+	Reload     <-chan struct{}  // each value makes the node look at the files of tokens and certificates again; nil: never
 }
 
 // ErrFailStop is returned when the store can no longer acknowledge writes. The process must exit with a failure.
@@ -55,6 +56,7 @@ type Node struct {
 	dir       string // absolute
 	startedAt time.Time
 
+	access *access
 	phase  atomic.Value // admin.Phase
 	parts  atomic.Pointer[parts]
 	http   *listeners
@@ -81,6 +83,9 @@ func Run(ctx context.Context, o Options) error {
 		errors: make(chan error, 8), eof: make(chan struct{}), backups: make(chan struct{}, 1),
 	}
 	n.phase.Store(admin.PhaseRecovering)
+	if n.access, err = n.openAccess(); err != nil {
+		return err
+	}
 	if err := n.listen(); err != nil {
 		return err
 	}
@@ -158,6 +163,8 @@ func (n *Node) openParts() (*parts, error) {
 		SessionTimeout:  n.cfg.MCP.SessionTimeout,
 		AllowedHosts:    n.cfg.Server.AllowedHosts,
 		AllowedOrigins:  n.cfg.Server.AllowedOrigins,
+		Authenticator:   n.access.authenticator(),
+		ToolScopes:      n.cfg.Auth.ScopesOfTools(),
 	})
 	if err != nil {
 		return fail(err)
@@ -212,7 +219,9 @@ func (n *Node) announce() error {
 		n.log.Warn("redundant bytes of the log were damaged; all data is intact", "what", repair.String(), "advice", repair.Advice)
 	}
 	if !n.o.Stdio {
-		return writeBanner(n.o.Out, banner{Version: version.String(), DataDir: n.dir, Executable: n.o.Executable, Endpoints: endpoints})
+		return writeBanner(n.o.Out, banner{
+			Version: version.String(), DataDir: n.dir, Executable: n.o.Executable, Endpoints: endpoints, NeedsToken: n.access.guard != nil,
+		})
 	}
 	return nil
 }
@@ -231,20 +240,24 @@ func (n *Node) serve(ctx context.Context) error {
 			close(n.eof)
 		}()
 	}
-	select {
-	case <-ctx.Done():
-		n.log.Info("stopping", "reason", context.Cause(ctx).Error())
-		return nil
-	case <-n.eof:
-		n.log.Info("stopping", "reason", "end of input")
-		return nil
-	case <-p.store.Failed():
-		n.phase.Store(admin.PhaseFailed)
-		cause := p.store.Err()
-		n.log.Error("fail-stop", "cause", cause, "letter", failStopLetter(n.dir, cause))
-		return fmt.Errorf("%w: %w", ErrFailStop, cause)
-	case err := <-n.errors:
-		return errors.Join(err, n.stop())
+	for {
+		select {
+		case <-n.o.Reload:
+			n.access.reload()
+		case <-ctx.Done():
+			n.log.Info("stopping", "reason", context.Cause(ctx).Error())
+			return nil
+		case <-n.eof:
+			n.log.Info("stopping", "reason", "end of input")
+			return nil
+		case <-p.store.Failed():
+			n.phase.Store(admin.PhaseFailed)
+			cause := p.store.Err()
+			n.log.Error("fail-stop", "cause", cause, "letter", failStopLetter(n.dir, cause))
+			return fmt.Errorf("%w: %w", ErrFailStop, cause)
+		case err := <-n.errors:
+			return errors.Join(err, n.stop())
+		}
 	}
 }
 

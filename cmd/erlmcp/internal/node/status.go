@@ -58,7 +58,11 @@ func (n *Node) Verify(ctx context.Context, done func(integrity.Check)) (integrit
 func (n *Node) endpoints() admin.Endpoints {
 	e := admin.Endpoints{Stdio: n.o.Stdio}
 	if a := n.http.mainAddress; a != "" {
-		e.MCP, e.Health = "http://"+reachable(a)+"/mcp", "http://"+reachable(a)+"/health"
+		base := "http://" + reachable(a)
+		if n.access.certificate != nil {
+			base = "https://" + reachable(a)
+		}
+		e.MCP, e.Health = base+"/mcp", base+"/health"
 	}
 	if a := n.http.metricsAddress; a != "" {
 		e.Metrics = "http://" + reachable(a) + "/metrics"
