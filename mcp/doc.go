@@ -66,7 +66,6 @@
 // client opens it. When the store refuses an event, the session is
 // disconnected: no client sees what a restart would forget.
 //
-<<<<<<< HEAD
 // The handler itself does not outlive the process, and neither does a question
 // it asked the client: a late answer to one is refused with an error that says so.
 //
@@ -83,8 +82,4 @@
 // subscriptions. It is then not told that lists of tools, prompts or resources
 // changed, and a *sdk.ServerSession that a handler kept for later is closed;
 // use the session of the request at hand.
-=======
-// HTTP sessions and their event streams live in the memory of the process: a
-// client that meets CodeSessionNotFound after a restart initializes again.
->>>>>>> 4e65025 (serve: bearer tokens, OAuth, TLS; erlmcp token; no open port without authentication unless asked for)
 package mcp
