@@ -317,18 +317,37 @@ type faultyFS struct {
 	syncErr  error
 	free     uint64
 	onWrite  func(p []byte) error // asked before every write; nil: no objection
+	dirty    map[string]bool      // files written since their last SyncData
+	onRemove func(name string)
+}
+
+func (f *faultyFS) Remove(name string) error {
+	if f.onRemove != nil {
+		f.onRemove(name)
+	}
+	return f.FS.Remove(name)
+}
+
+func (f *faultyFS) setDirty(name string, dirty bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.dirty == nil {
+		f.dirty = map[string]bool{}
+	}
+	f.dirty[name] = dirty
 }
 
 type faultyFile struct {
 	vfs.File
-	fs *faultyFS
+	fs   *faultyFS
+	name string
 }
 
 func (f *faultyFS) err(p *error) error { f.mu.Lock(); defer f.mu.Unlock(); return *p }
 
 func (f *faultyFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
 	file, err := f.FS.OpenReadWrite(name, c, o...)
-	return &faultyFile{file, f}, err
+	return &faultyFile{file, f, name}, err
 }
 
 func (f *faultyFS) GetDiskUsage(string) (vfs.DiskUsage, error) {
@@ -349,6 +368,7 @@ func (f *faultyFile) WriteAt(p []byte, off int64) (int, error) {
 			return 0, err
 		}
 	}
+	f.fs.setDirty(f.name, true)
 	return f.File.WriteAt(p, off)
 }
 
@@ -356,6 +376,7 @@ func (f *faultyFile) SyncData() error {
 	if err := f.fs.err(&f.fs.syncErr); err != nil {
 		return err
 	}
+	f.fs.setDirty(f.name, false)
 	return f.File.SyncData()
 }
 
@@ -388,6 +409,52 @@ func TestWhatIsPlacedWhileAnEndMarkFailsIsRefused(t *testing.T) {
 	require.Equal(t, uint64(11), r.log.LastIndex())
 	_ = r.log.Close()
 	r.open().holds(1, 11).fill(3).reopen().holds(1, 14)
+}
+
+// When the first batch of a segment failed, the segment is activated again. The
+// failed batch may be valid in the page cache only: it must be gone for good
+// before the mark that makes it void goes.
+func TestAFailedFirstBatchIsGoneBeforeItsMarkIs(t *testing.T) {
+	ffs := &faultyFS{free: 1 << 40}
+	r := newRig(t)
+	ffs.FS, r.o.FS = r.fs, ffs
+	r.open().fill(10)
+	boom := errors.New("medium error")
+	var once sync.Once
+	ffs.mu.Lock()
+	ffs.onWrite = func(p []byte) error { // the header of segment 2; the sync of its first batch fails then
+		if bytes.HasPrefix(p, []byte(magicSegment)) {
+			once.Do(func() { ffs.mu.Lock(); ffs.syncErr = boom; ffs.mu.Unlock() })
+		}
+		return nil
+	}
+	ffs.mu.Unlock()
+	require.ErrorIs(t, r.log.TruncateBack(8), ErrFailed)
+	_ = r.log.Close()
+	ffs.mu.Lock()
+	ffs.syncErr, ffs.onWrite = nil, nil
+	ffs.mu.Unlock()
+
+	name := "db/wal/" + segmentName(2)
+	page := func() []byte {
+		b, err := readFile(r.fs, name, 2*dataStart)
+		require.NoError(t, err)
+		return b[dataStart:]
+	}
+	require.True(t, bytes.HasPrefix(page(), []byte(magicBatch)), "the failed batch is there")
+	removed := false
+	ffs.onRemove = func(file string) {
+		if file == "db/wal/"+failedName {
+			removed = true
+			require.Equal(t, make([]byte, dataStart), page(), "the failed batch is wiped")
+			ffs.mu.Lock()
+			defer ffs.mu.Unlock()
+			require.False(t, ffs.dirty[name], "and the wipe is durable")
+		}
+	}
+	r.open().holds(1, 10)
+	require.True(t, removed)
+	r.fill(3).reopen().holds(1, 13)
 }
 
 func TestAFailedSyncIsFinal(t *testing.T) {
