@@ -289,10 +289,10 @@ func (s *survey) resolve() {
 func (s *survey) dropStray(newest int) bool {
 	f := s.files[newest]
 	h := f.header
-	if !s.idOK || h.logID != s.identity.logID || h.id >= f.id || s.head.number == 0 || s.head.segment >= f.id {
+	if h.logID != s.identity.logID || h.id >= f.id || s.head.number == 0 || s.head.segment >= f.id {
 		return false
 	}
-	if newest == 0 || s.files[newest-1].id+1 != f.id || !s.files[newest-1].placed(s) {
+	if newest == 0 || s.files[newest-1].id+1 != f.id {
 		return false
 	}
 	f.stray = &h
