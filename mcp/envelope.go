@@ -1,6 +1,7 @@
 package mcp
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"math"
@@ -191,25 +192,8 @@ type fields struct {
 }
 
 func (f *fields) add(key, value []byte) error {
-	name, err := unquote(key)
-	if err != nil {
-		return err
-	}
-	var slot *[]byte
-	switch name {
-	case "jsonrpc":
-		slot = &f.jsonrpc
-	case "id":
-		slot = &f.id
-	case "method":
-		slot = &f.method
-	case "params":
-		slot = &f.params
-	case "result":
-		slot = &f.result
-	case "error":
-		slot = &f.failure
-	default:
+	name, slot := f.slot(key)
+	if slot == nil {
 		return nil // unknown members are ignored, as JSON-RPC peers expect
 	}
 	if *slot != nil {
@@ -219,6 +203,32 @@ func (f *fields) add(key, value []byte) error {
 	}
 	*slot = value
 	return nil
+}
+
+// slot returns where the value of a member with this raw name belongs.
+func (f *fields) slot(key []byte) (name string, slot *[]byte) {
+	if bytes.IndexByte(key, '\\') >= 0 {
+		plain, err := unquote(key)
+		if err != nil {
+			return "", nil
+		}
+		key = []byte(`"` + plain + `"`)
+	}
+	switch string(key) {
+	case `"jsonrpc"`:
+		return "jsonrpc", &f.jsonrpc
+	case `"id"`:
+		return "id", &f.id
+	case `"method"`:
+		return "method", &f.method
+	case `"params"`:
+		return "params", &f.params
+	case `"result"`:
+		return "result", &f.result
+	case `"error"`:
+		return "error", &f.failure
+	}
+	return "", nil
 }
 
 func (f *fields) envelope() (envelope, *wireError) {
@@ -303,12 +313,21 @@ func metaVersion(params []byte) string {
 	return v
 }
 
+// isName reports whether a raw member name is name.
+func isName(raw []byte, name string) bool {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw[1:len(raw)-1]) == name
+	}
+	got, err := unquote(raw)
+	return err == nil && got == name
+}
+
 // member returns the raw value of a member of a valid JSON object: the last
 // one of that name, as encoding/json would.
 func member(object []byte, name string) (value []byte) {
 	s := &scanner{data: object}
 	_ = s.members(0, func(k, v []byte) error {
-		if got, err := unquote(k); err == nil && got == name {
+		if isName(k, name) {
 			value = v
 		}
 		return nil

@@ -165,11 +165,9 @@ func encodeNotification(method string, params any) ([]byte, error) {
 	}{"2.0", method, params})
 }
 
-// appendAnswer appends the response that carries a result.
-func appendAnswer(buf []byte, id, result json.RawMessage) []byte {
+// beginAnswer appends a response up to its result, which a brace must follow.
+func beginAnswer(buf []byte, id json.RawMessage) []byte {
 	buf = append(buf, `{"jsonrpc":"2.0","id":`...)
 	buf = append(buf, id...)
-	buf = append(buf, `,"result":`...)
-	buf = append(buf, result...)
-	return append(buf, '}')
+	return append(buf, `,"result":`...)
 }

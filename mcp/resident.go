@@ -173,12 +173,12 @@ func parseMeta(params []byte) requestMeta {
 	}
 	s := &scanner{data: meta}
 	_ = s.members(0, func(k, v []byte) error {
-		switch name, _ := unquote(k); name {
-		case sdk.MetaKeyClientInfo:
+		switch {
+		case isName(k, sdk.MetaKeyClientInfo):
 			m.clientInfo = v
-		case sdk.MetaKeyClientCapabilities:
+		case isName(k, sdk.MetaKeyClientCapabilities):
 			m.capabilities = v
-		case sdk.MetaKeyLogLevel:
+		case isName(k, sdk.MetaKeyLogLevel):
 			m.logLevel = v
 		}
 		return nil

@@ -154,8 +154,10 @@ type Runtime struct {
 	http   http.Handler
 	stats  counters
 	info   *sdk.Implementation
-	calls  sync.Map // *sdk.RequestExtra -> *Call, for calls that the SDK dispatches
-	hidden sync.Map // *sdk.ServerSession -> struct{}: sessions without a client
+	// signature is info as the beginning of an encoded result.
+	signature []byte
+	calls     sync.Map // *sdk.RequestExtra -> *Call, for calls that the SDK dispatches
+	hidden    sync.Map // *sdk.ServerSession -> struct{}: sessions without a client
 
 	completions sync.Map // reference -> CompletionFunc
 	updates     *updates
@@ -201,6 +203,7 @@ func NewRuntime(store Store, o Options) (*Runtime, error) {
 	r.catalog.rt = r
 	r.stateless = newStateless(r)
 	r.info = &sdk.Implementation{Name: o.Name, Title: o.Title, Version: o.Version}
+	r.signature = signatureOf(r.info)
 	r.server = sdk.NewServer(
 		r.info,
 		&sdk.ServerOptions{

@@ -115,6 +115,28 @@ func (s *scanner) members(depth int, fn func(key, value []byte) error) error {
 	}
 }
 
+// member reads the next member of an object and leaves the comma or bracket
+// behind it. It is false when the text is broken there.
+func (s *scanner) member() (key, value []byte, ok bool) {
+	s.space()
+	if s.peek() != '"' {
+		return nil, nil, false
+	}
+	start := s.pos
+	if s.str() != nil {
+		return nil, nil, false
+	}
+	key = s.data[start:s.pos]
+	s.space()
+	if s.peek() != ':' {
+		return nil, nil, false
+	}
+	s.pos++
+	s.space()
+	value, err := s.value(1)
+	return key, value, err == nil
+}
+
 // elements reads an array and calls fn with the raw text of each element.
 func (s *scanner) elements(depth int, fn func(value []byte) error) error {
 	s.pos++ // [

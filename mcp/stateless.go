@@ -162,22 +162,29 @@ func (s *stateless) answer(w http.ResponseWriter, req *http.Request, env *envelo
 		exchange: x, session: res.session, rawID: env.id, params: env.params,
 	}
 	ctx := context.WithValue(req.Context(), callKey{}, call)
-	status := http.StatusOK
-	raw, err := s.run(ctx, call, res, s.extra(req))
-	var data []byte
+	buf := borrow()
+	defer giveBack(buf)
+	data, err := s.run(ctx, call, res, s.extra(req), beginAnswer(*buf, env.id))
 	if err != nil {
-		var code int
-		data, code = encodeFailure(env.id, err)
+		data, code := encodeFailure(env.id, err)
 		s.rt.stats.refuse(code)
-		status = statusOf(code)
-	} else {
-		data = appendAnswer(make([]byte, 0, len(raw)+len(env.id)+64), env.id, raw)
+		x.finish(statusOf(code), data)
+		return
 	}
-	x.finish(status, data)
+	*buf = append(data, '}')
+	x.finish(http.StatusOK, *buf)
 }
 
-// run dispatches one request and returns its encoded result.
-func (s *stateless) run(ctx context.Context, call *Call, res *resident, extra *sdk.RequestExtra) (json.RawMessage, error) {
+// run dispatches one request and appends its encoded result to buf.
+func (s *stateless) run(ctx context.Context, call *Call, res *resident, extra *sdk.RequestExtra, buf []byte) ([]byte, error) {
+	if call.Method == methodToolsCall {
+		return s.rt.callTool(ctx, res.session, extra, call.params, true, buf)
+	}
+	raw, err := s.runSlowly(ctx, call, res, extra)
+	return append(buf, raw...), err
+}
+
+func (s *stateless) runSlowly(ctx context.Context, call *Call, res *resident, extra *sdk.RequestExtra) (json.RawMessage, error) {
 	decode, ok := decoders[call.Method]
 	if !ok {
 		return s.custom(ctx, call, res, extra)
