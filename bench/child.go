@@ -29,6 +29,8 @@ type cell struct {
 	SegmentSize int
 	Reads       bool   // read before each write, in the same transaction
 	Profile     string // write a CPU profile there
+
+	Address, Path, Version string // of an MCP server that runs, and the revision to speak
 }
 
 // outcome is what a child found. Err is set when the engine itself reported an
@@ -44,6 +46,9 @@ type outcome struct {
 	Err           string
 	Crashed       bool // the child died without an answer
 	DiskMB        float64
+
+	Calls uint64        // all that an MCP server answered, the warm-up's too
+	CPU   time.Duration // what the MCP server spent on one of them; set by the parent
 }
 
 // kinds are the things a child can do.
@@ -52,6 +57,9 @@ var kinds = map[string]func(cell) (outcome, error){
 	"engine": engineCell,
 	"fill":   fillCell,
 	"replay": replayCell,
+
+	"mcp-serve": serveCell,
+	"mcp-echo":  echoCell,
 }
 
 // runChild does the one cell on stdin and answers on stdout.

@@ -21,6 +21,7 @@ var commands = map[string]func(args []string) error{
 	"engine":   runEngine,
 	"recovery": runRecovery,
 	"damage":   runDamage,
+	"mcp":      runMCP,
 	"child":    runChild, // one cell; started by the others only
 }
 
@@ -33,7 +34,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 || commands[args[0]] == nil {
-		return errors.New("usage: bench wal|engine|recovery|damage [flags]; -h after a command lists them")
+		return errors.New("usage: bench wal|engine|recovery|damage|mcp [flags]; -h after a command lists them")
 	}
 	err := commands[args[0]](args[1:])
 	if errors.Is(err, flag.ErrHelp) {

@@ -121,18 +121,20 @@ func (c *common) sweep(kind string, names []string, g grid, change func(*cell)) 
 	return medians(all), nil
 }
 
-func medians(all map[at][]outcome) results {
-	r := results{}
+// medians reduces the repetitions of each cell to one.
+func medians[K comparable](all map[K][]outcome) map[K]outcome {
+	r := map[K]outcome{}
 	for k, os := range all {
 		var rate, per []float64
-		var p50, p99, top []time.Duration
+		var p50, p99, top, cpu []time.Duration
 		for _, o := range os {
 			rate, per = append(rate, o.Rate), append(per, o.PerSync)
 			p50, p99, top = append(p50, o.P50), append(p99, o.P99), append(top, o.Max)
+			cpu = append(cpu, o.CPU)
 		}
 		r[k] = outcome{
 			Rate: report.Median(rate), PerSync: report.Median(per),
-			P50: report.Median(p50), P99: report.Median(p99), Max: report.Median(top),
+			P50: report.Median(p50), P99: report.Median(p99), Max: report.Median(top), CPU: report.Median(cpu),
 		}
 	}
 	return r

@@ -1,0 +1,72 @@
+package mcpserve
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/mark3labs/mcp-go/mcp"
+	"github.com/mark3labs/mcp-go/server"
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+
+	erlmcp "github.com/erlmcp/erlmcp/mcp"
+)
+
+type echoIn struct {
+	Text string `json:"text" jsonschema:"what to say back"`
+}
+
+// echo answers with a text alone, in every library.
+func echo(_ context.Context, _ *sdk.CallToolRequest, in echoIn) (*sdk.CallToolResult, any, error) {
+	return &sdk.CallToolResult{Content: []sdk.Content{&sdk.TextContent{Text: in.Text}}}, nil, nil
+}
+
+var echoTool = &sdk.Tool{Name: "echo", Description: "says it back"}
+
+// openOurs serves both protocols on one URL, all state in dir. typed chooses
+// between our AddTool and the SDK's.
+func openOurs(typed bool) func(string) (http.Handler, func(), error) {
+	return func(dir string) (http.Handler, func(), error) {
+		r, err := erlmcp.Open(dir, erlmcp.Options{Name: "bench", MaxSessions: 100_000, MaxStreams: 10_000, MaxRequests: 10_000})
+		if err != nil {
+			return nil, nil, err
+		}
+		if typed {
+			erlmcp.AddTool(r, echoTool, echo)
+		} else {
+			sdk.AddTool(r.Server(), echoTool, echo)
+		}
+		return r.Handler(), func() { _ = r.Close() }, nil
+	}
+}
+
+// openSDK serves the SDK's own handlers, which keep everything in memory.
+func openSDK(string) (http.Handler, func(), error) {
+	s := sdk.NewServer(&sdk.Implementation{Name: "bench", Version: "1"}, nil)
+	sdk.AddTool(s, echoTool, echo)
+	get := func(*http.Request) *sdk.Server { return s }
+	mux := http.NewServeMux()
+	mux.Handle("/old", sdk.NewStreamableHTTPHandler(get, nil))
+	mux.Handle("/new", sdk.NewStreamableHTTPHandler(get, &sdk.StreamableHTTPOptions{Stateless: true}))
+	return mux, func() {}, nil
+}
+
+// openMCPGo serves mark3labs/mcp-go, which by default checks neither session
+// ids nor arguments; checked makes it do both, as the others do.
+func openMCPGo(checked bool) func(string) (http.Handler, func(), error) {
+	return func(string) (http.Handler, func(), error) {
+		var options []server.ServerOption
+		if checked {
+			options = append(options, server.WithInputSchemaValidation())
+		}
+		s := server.NewMCPServer("bench", "1", options...)
+		tool := mcp.NewTool("echo", mcp.WithDescription("says it back"), mcp.WithString("text", mcp.Required(), mcp.Description("what to say back")))
+		s.AddTool(tool, func(_ context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+			text, err := req.RequireString("text")
+			if err != nil {
+				return mcp.NewToolResultError(err.Error()), nil
+			}
+			return mcp.NewToolResultText(text), nil
+		})
+		return server.NewStreamableHTTPServer(s, server.WithEndpointPath("/mcp"), server.WithStateful(checked)), func() {}, nil
+	}
+}
