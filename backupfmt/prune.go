@@ -17,7 +17,7 @@ import (
 type Policy struct {
 	Last   int           // the newest so many
 	Hourly time.Duration // the newest of every hour, this far back
-	Daily  time.Duration // the newest of every day (UTC), this far back
+	Daily  time.Duration // the newest full backup of every day (UTC), this far back; of a day without one the newest
 }
 
 // DefaultPolicy keeps hourly backups for 7 days and daily ones for 30.
@@ -46,6 +46,12 @@ func (p Policy) Keep(c *Chain) (map[uint64]bool, error) {
 	all := c.Backups("")
 	keep := map[uint64]bool{}
 	seen := map[string]bool{}
+	// A day is kept by its full backup, which needs no other: its last incremental would keep everything since.
+	fulls := map[string]bool{}
+	day := func(l *Link) string { return fmt.Sprint("day", l.Life, l.Time.UTC().Truncate(24*time.Hour).Unix()) }
+	for _, l := range all {
+		fulls[day(l)] = fulls[day(l)] || l.Kind == Full
+	}
 	var newest time.Time
 	for i, l := range slices.Backward(all) {
 		if newest.IsZero() {
@@ -58,12 +64,18 @@ func (p Policy) Keep(c *Chain) (map[uint64]bool, error) {
 			far  time.Duration
 			unit time.Duration
 		}{{"life " + l.Life, 1 << 62, 0}, {"hour", p.Hourly, time.Hour}, {"day", p.Daily, 24 * time.Hour}} {
+			if b.name == "day" { // whole days
+				age = newest.UTC().Truncate(b.unit).Sub(l.Time.UTC().Truncate(b.unit))
+			}
 			if age > b.far || b.far == 0 {
 				continue
 			}
 			bucket := b.name
 			if b.unit != 0 {
 				bucket = fmt.Sprint(b.name, l.Life, l.Time.UTC().Truncate(b.unit).Unix())
+			}
+			if b.name == "day" && fulls[bucket] && l.Kind != Full {
+				continue
 			}
 			want = want || !seen[bucket]
 			seen[bucket] = true

@@ -14,8 +14,8 @@ import (
 
 const backupPruneLong = `prune removes the backups that the retention does not keep, the log that no kept backup needs, and what interrupted backups left.
 
-Kept are the newest backup of every hour (--keep-hourly back from the newest backup, default 168h), of every day (--keep-daily,
-default 720h), the newest --keep-last, the newest of every life, and everything these build on. Ages are counted from the
+Kept are the newest backup of every hour (--keep-hourly back from the newest backup, default 168h), the newest full backup of
+every day (--keep-daily, default 720h; of a day without one the newest), the newest --keep-last, the newest of every life, and everything these build on. Ages are counted from the
 newest backup, so a wrong clock removes nothing.
 
 It first commits what still counts and deletes afterwards: it may be interrupted or killed anywhere, and the next one goes on. Backups may

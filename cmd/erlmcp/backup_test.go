@@ -484,3 +484,5 @@ func TestEveryBackupCommandHasAManual(t *testing.T) {
 		require.NotContains(t, r.stdout, " string ", cmd.Name())
 	}
 }
+
+func itoa(n uint64) string { return fmt.Sprint(n) }

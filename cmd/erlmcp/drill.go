@@ -3,14 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/erlmcp/erlmcp/backupfmt"
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
+	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/node"
 	"github.com/erlmcp/erlmcp/config"
 )
 
@@ -57,7 +56,7 @@ func (a *app) drillCommand() *cobra.Command {
 				return err
 			}
 			proof, err := repo.Drill(ctx, backupfmt.DrillOptions{
-				Target: target, Scratch: scratchDir(cfg, scratch, time.Now()), Engine: options, Checks: integrity.DrillChecks(), Progress: m.drilling,
+				Target: target, Scratch: node.ScratchDir(cfg, scratch, time.Now()), Engine: options, Checks: integrity.DrillChecks(), Progress: m.drilling,
 			})
 			if err != nil {
 				return err
@@ -66,17 +65,6 @@ func (a *app) drillCommand() *cobra.Command {
 		})(cmd, args)
 	}
 	return cmd
-}
-
-// scratchDir is a directory that does not exist yet, with the time in its name.
-func scratchDir(cfg *config.Config, dir string, now time.Time) string {
-	if dir == "" {
-		dir = cfg.Backup.ScratchDir
-	}
-	if dir == "" {
-		dir = os.TempDir()
-	}
-	return filepath.Join(dir, fmt.Sprintf("erlmcp-drill-%s-%d", now.UTC().Format("20060102T150405.000"), os.Getpid()))
 }
 
 func (r *repoFlags) lastProof(ctx context.Context, repo *backupfmt.Repo, m *meter) error {

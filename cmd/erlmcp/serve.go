@@ -85,7 +85,7 @@ func (a *app) serve(cfg *config.Config, stdio bool) error {
 	defer gcfloor.Start(heapFloor)()
 	err = node.Run(ctx, node.Options{
 		Config: cfg, Key: key, Stdio: stdio, In: a.in, Out: a.out, Logger: logger, Executable: executable,
-		FS: diskOf(), Reload: reload,
+		FS: diskOf(), Reload: reload, Environ: a.environ,
 	})
 	if errors.Is(err, node.ErrFailStop) {
 		return &exitError{code: exitFailure, err: err}

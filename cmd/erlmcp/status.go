@@ -102,6 +102,7 @@ func printStatus(out io.Writer, s admin.Status) error {
 		row("work", "%s", workText(s.Ledger))
 		row("andons", "%d open", s.Ledger.OpenAndons)
 	}
+	backupRows(row, s.Backup)
 	if r := s.Recovery; r != nil {
 		text := fmt.Sprintf("%d log entries checked, %d replayed, in %.3fs", r.LogEntries, r.ReplayedEntries, r.OpenSeconds)
 		if r.TornTail != "" {

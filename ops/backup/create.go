@@ -33,6 +33,9 @@ type CreateOptions struct {
 	Type      string // backupfmt.Full, Incremental or Auto (default)
 	Label     string // a note for people; stored sealed
 	NoArchive bool   // do not ship the log behind the previous backup: only the backups themselves can be restored, nothing in between
+	MaxChain  int    // incrementals after a full backup; 0: backupfmt.MaxChain
+
+	archive *backupfmt.Archive // of the service; nil: opened if needed
 }
 
 // Created says what a backup stored.
@@ -72,19 +75,21 @@ func Create(ctx context.Context, s *engine.Store, r *backupfmt.Repo, life object
 		return Created{}, err
 	}
 	defer src.Close() //nolint:errcheck // releases an image
-	var archive *backupfmt.Archive
+	archive := o.archive
 	warning := ""
-	if !o.NoArchive {
+	if archive == nil && !o.NoArchive {
 		if archive, err = r.OpenArchive(ctx, src.State().Life); err != nil {
 			return Created{}, err
 		}
+	}
+	if archive != nil {
 		if warning, err = shipBefore(ctx, s, r, archive, src.State(), report); err != nil {
 			return Created{}, err
 		}
 	}
 	total := estimate(ctx, r)
 	l, err := r.Backup(ctx, src, backupfmt.BackupOptions{
-		Type: o.Type, Label: o.Label, Archive: archive,
+		Type: o.Type, Label: o.Label, MaxChain: o.MaxChain, Archive: archive,
 		Progress: func(_, raw uint64) { report.tell("rows", int64(raw), max(total, int64(raw)), "bytes") },
 	})
 	if err != nil {

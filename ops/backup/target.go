@@ -19,10 +19,16 @@ type Target struct {
 	Rate     int64  // bytes per second, reads and writes together; 0: no limit
 
 	Now func() time.Time `json:"-"` // default time.Now
+	At  store.Store      `json:"-"` // used in place of Location, if set
 }
 
 // String names the repository without secrets.
-func (t Target) String() string { return t.Location.String() }
+func (t Target) String() string {
+	if t.At != nil {
+		return t.At.String()
+	}
+	return t.Location.String()
+}
 
 func (t Target) options() backupfmt.Options {
 	return backupfmt.Options{Secret: t.Secret, Plain: t.Plain, Now: t.Now}
@@ -30,9 +36,12 @@ func (t Target) options() backupfmt.Options {
 
 // Store opens where the repository is, whether there is one or not.
 func (t Target) Store(ctx context.Context, create bool) (store.Store, error) {
-	st, err := t.Location.Open(ctx, create)
-	if err != nil {
-		return nil, err
+	st := t.At
+	if st == nil {
+		var err error
+		if st, err = t.Location.Open(ctx, create); err != nil {
+			return nil, err
+		}
 	}
 	if t.Rate > 0 {
 		return store.Limit(st, t.Rate), nil

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/erlmcp/erlmcp/internal/version"
+	"github.com/erlmcp/erlmcp/ops/backup"
 )
 
 // Level is the state of a component or of the whole, in the traffic-light sense of the runbooks.
@@ -68,6 +69,8 @@ type Status struct {
 	Store     Store        `json:"store"`
 	Ledger    *Ledger      `json:"ledger,omitempty"`
 	Recovery  *Recovery    `json:"recovery,omitempty"` // what the last start found; only of a running server
+
+	Backup *backup.Status `json:"backup,omitempty"` // only of a running server with backup.repository
 }
 
 // Endpoints are the addresses of a running server; empty ones are switched off.

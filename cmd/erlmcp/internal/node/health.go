@@ -6,11 +6,14 @@ import (
 	"math"
 	"runtime/metrics"
 	"strings"
+	"time"
 
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
+	"github.com/erlmcp/erlmcp/config"
 	"github.com/erlmcp/erlmcp/engine"
 	"github.com/erlmcp/erlmcp/internal/version"
 	"github.com/erlmcp/erlmcp/mcp"
+	"github.com/erlmcp/erlmcp/ops/backup"
 	"github.com/erlmcp/erlmcp/wal"
 )
 
@@ -33,6 +36,10 @@ type vitals struct {
 	minFreeDisk  uint64
 	maxUnflushed int64
 	memory       uint64 // bytes the process holds
+	now          time.Time
+	backup       *backup.Status // nil: not configured
+	maxProofAge  time.Duration
+	drills       bool
 }
 
 // Health measures now and judges.
@@ -54,6 +61,7 @@ func (n *Node) measure(ctx context.Context) vitals {
 	v.storeErr = storeError(p.store)
 	v.store, v.log, v.mcp = p.store.Stats(), p.store.Log().Stats(), p.runtime.Stats()
 	v.ledger, v.ledgerErr = ledgerSummary(ctx, p.ledger)
+	v.now, v.backup, v.maxProofAge, v.drills = n.o.Now(), p.backupStatus(), n.cfg.Backup.MaxProofAge, n.cfg.Backup.Drill != config.Off
 	return v
 }
 
@@ -83,6 +91,7 @@ func judge(v vitals) admin.Health {
 		return h
 	}
 	judgeStorage(v, add)
+	judgeBackup(v.backup, v.now, v.maxProofAge, v.drills, add)
 
 	connections := v.mcp.Sessions + v.mcp.Streams
 	add("mcp", level(connections, connectionsYellow, connectionsRed), connections,

@@ -51,6 +51,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	m.logMetrics(v.log)
 	m.storeMetrics(v)
 	m.mcpMetrics(v)
+	m.backupMetrics(v.backup)
 	if v.ledger != nil {
 		for bucket, n := range v.ledger.WorkInProgress {
 			m.gauge("tcps_kanban_wip_current", "Work orders in progress.", float64(n), "bucket", bucket)

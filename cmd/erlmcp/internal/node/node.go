@@ -20,6 +20,7 @@ import (
 	"github.com/erlmcp/erlmcp/internal/version"
 	"github.com/erlmcp/erlmcp/mcp"
 	"github.com/erlmcp/erlmcp/mcp/tcpstools"
+	"github.com/erlmcp/erlmcp/ops/backup"
 	"github.com/erlmcp/erlmcp/tcps"
 )
 
@@ -35,6 +36,9 @@ type Options struct {
 	FS         vfs.FS           // of the store; default the real one. serve.json and the socket are always real files
 	Now        func() time.Time // default time.Now
 	Reload     <-chan struct{}  // each value makes the node look at the files of tokens and certificates again; nil: never
+
+	Environ     []string           // passphrase of the backup repository, access keys of buckets
+	BackupEvent func(backup.Event) // hears of failed backups, damage and drills; may be nil
 }
 
 // ErrFailStop is returned when the store can no longer acknowledge writes. The process must exit with a failure.
@@ -45,7 +49,8 @@ type parts struct {
 	store   *engine.Store
 	ledger  *tcps.Ledger
 	runtime *mcp.Runtime
-	created bool // by this start
+	backups *backup.Service // nil: no repository is configured
+	created bool            // by this start
 }
 
 // Node is a server in the making or at work.
@@ -63,7 +68,8 @@ type Node struct {
 	errors chan error // a listener or the stdio loop ended; capacity for all of them
 	eof    chan struct{}
 
-	backups chan struct{} // holds a token while a backup runs
+	backups    chan struct{} // holds a token while a backup to a repository that is not configured runs
+	endBackups func()        // ends the schedules; nil: none run
 }
 
 // Run serves until ctx ends, stdin ends (with Stdio), or something fails. It returns nil after a graceful stop.
@@ -172,6 +178,9 @@ func (n *Node) openParts() (*parts, error) {
 	if err := tcpstools.Register(p.runtime, p.ledger, store); err != nil {
 		return fail(err)
 	}
+	if p.backups, err = n.newBackups(store); err != nil {
+		return fail(err)
+	}
 	return p, nil
 }
 
@@ -209,6 +218,7 @@ func (n *Node) announce() error {
 	}
 	n.phase.Store(admin.PhaseServing)
 	p := n.parts.Load()
+	n.startBackups(p)
 	recovery := p.store.Recovery()
 	n.log.Info("serving", "version", version.String(), "data", n.dir, "mcp", endpoints.MCP, "metrics", endpoints.Metrics, "stdio", n.o.Stdio,
 		"applied", p.store.AppliedIndex(), "created", p.created, "open", p.store.Stats().OpenDuration, "start", n.o.Now().Sub(n.startedAt))
@@ -286,6 +296,7 @@ func (n *Node) stopParts() error {
 	p := n.parts.Load()
 	p.runtime.Close() // ends sessions and streams, which Shutdown would wait for
 	n.http.shutdown(time.Second)
+	n.stopBackups()
 	err := p.store.Close()
 	if cleanErr := admin.Cleanup(n.dir); cleanErr != nil {
 		n.log.Warn("files of the running server could not be removed", "error", cleanErr)

@@ -42,7 +42,7 @@ func (n *Node) Status(ctx context.Context) admin.Status {
 	if summary, err := ledgerSummary(ctx, p.ledger); err == nil { // an error is in the health document
 		s.Ledger = summary
 	}
-	s.Recovery = recoveryOf(p)
+	s.Recovery, s.Backup = recoveryOf(p), p.backupStatus()
 	return s
 }
 
