@@ -14,6 +14,7 @@ type Config struct {
 	Server  Server
 	MCP     MCP
 	Auth    Auth
+	Limits  Limits
 	Storage Storage
 	Log     Log
 	Backup  Backup

@@ -20,6 +20,16 @@ type Auth struct {
 	AllowAnonymous bool     // serve other machines without authentication
 }
 
+// Limits bound what one client may ask for. 0 is no limit.
+type Limits struct {
+	Messages       int64 // per second and client
+	ToolCalls      int64 // per second and client
+	Subscriptions  int64 // per second and client
+	Connections    int64 // per second and address
+	GlobalMessages int64 // per second, all limited clients together
+	Loopback       bool  // limit anonymous clients on loopback too
+}
+
 // On reports whether there is authentication.
 func (a *Auth) On() bool { return a.TokenFile != "" || a.Issuer != "" }
 
@@ -56,6 +66,21 @@ var safetySettings = []setting{
 	boolSetting("auth.allow_anonymous", "off", func(c *Config) *bool { return &c.Auth.AllowAnonymous },
 		"Serve other machines without authentication: only behind a proxy that authenticates, or in a network where",
 		"everybody may do everything."),
+
+	countSetting("limits.messages", "100", 0, 1e9, func(c *Config) *int64 { return &c.Limits.Messages },
+		"Messages per second of one client: one principal, or without authentication one address. One second's worth may",
+		"come at once; above it the answer is -32010, over HTTP with status 429 and Retry-After. 0: no limit.",
+		"Anonymous clients on loopback are not limited, see limits.loopback."),
+	countSetting("limits.tool_calls", "50", 0, 1e9, func(c *Config) *int64 { return &c.Limits.ToolCalls },
+		"Tool calls per second of one client. 0: no limit."),
+	countSetting("limits.subscriptions", "20", 0, 1e9, func(c *Config) *int64 { return &c.Limits.Subscriptions },
+		"Subscriptions per second of one client. 0: no limit."),
+	countSetting("limits.connections", "10", 0, 1e9, func(c *Config) *int64 { return &c.Limits.Connections },
+		"New connections per second of one address. 0: no limit."),
+	countSetting("limits.global_messages", "10000", 0, 1e9, func(c *Config) *int64 { return &c.Limits.GlobalMessages },
+		"Messages per second of all limited clients together. 0: no limit."),
+	boolSetting("limits.loopback", "off", func(c *Config) *bool { return &c.Limits.Loopback },
+		"Limit anonymous clients on loopback too, all of them as one."),
 }
 
 // scopeSetting is a listSetting whose items are scopes (RFC 6749, section 3.3).

@@ -1,8 +1,12 @@
 package mcp
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"strings"
+	"sync"
+	"time"
 )
 
 // This file decides over HTTP who is there and what they may do, before a
@@ -18,6 +22,10 @@ func (r *Runtime) authenticate(req *http.Request) (*http.Request, *wireError) {
 	id, err := r.opts.Authenticator.Authenticate(req)
 	if err != nil {
 		r.stats.authFailures.Add(1)
+		// Guessing and knocking are work too.
+		if bad := r.limit(nil, req.RemoteAddr, make([]envelope, 1)); bad != nil {
+			return req, bad
+		}
 		return req, authRefusal(err)
 	}
 	if id.Scopes == nil {
@@ -56,4 +64,44 @@ func (r *Runtime) permit(req *http.Request, list []envelope) *wireError {
 		return bad
 	}
 	return nil
+}
+
+// credentialPause is how often the credential behind an open stream or socket
+// is looked at again.
+const credentialPause = 30 * time.Second
+
+// whileCredentialHolds returns the context of req, which also ends when the
+// credential of req is no longer accepted: streams and sockets stay open for
+// days, and a token that was revoked or expired must not keep them.
+func (r *Runtime) whileCredentialHolds(req *http.Request) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	var stopTimer func() bool
+	var mu sync.Mutex
+	ended := false
+	var check func()
+	arm := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !ended {
+			stopTimer = r.opts.AfterFunc(credentialPause, check)
+		}
+	}
+	check = func() {
+		_, err := r.opts.Authenticator.Authenticate(req)
+		var bad *AuthError
+		if err != nil && !(errors.As(err, &bad) && bad.Status == http.StatusServiceUnavailable) {
+			r.stats.authFailures.Add(1)
+			cancel(err)
+			return
+		}
+		arm()
+	}
+	arm()
+	return ctx, func() {
+		mu.Lock()
+		ended = true
+		stopTimer()
+		mu.Unlock()
+		cancel(nil)
+	}
 }

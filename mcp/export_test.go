@@ -12,3 +12,19 @@ func (r *Runtime) SetTaskNotification(fn func(ctx context.Context, principal, ta
 
 // PublishTask is what a committed change of a task calls.
 func (r *Runtime) PublishTask(principal, taskID string) { r.publishTask(principal, taskID) }
+
+// MaxBuckets is how many clients the rate limits tell apart.
+const MaxBuckets = maxBuckets
+
+// Buckets returns how many clients are told apart now.
+func (r *Runtime) Buckets() int {
+	r.limiter.mu.Lock()
+	defer r.limiter.mu.Unlock()
+	return len(r.limiter.clients)
+}
+
+// LimitConnection counts a connection of an address.
+func (r *Runtime) LimitConnection(remote string) { r.limitConnection(remote) }
+
+// ProgressTokens returns how many running requests ask for progress.
+func (r *Runtime) ProgressTokens() int64 { return r.stats.progress.Load() }

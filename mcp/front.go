@@ -43,6 +43,11 @@ func (f *front) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	allowOrigin(w, req)
+	if bad := checkConnection(req); bad != nil {
+		w.Header().Set("Connection", "close")
+		f.refuse(w, req, bad)
+		return
+	}
 	if bad := f.available(); bad != nil {
 		f.refuse(w, req, bad)
 		return
@@ -55,6 +60,11 @@ func (f *front) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if bad != nil {
 		f.refuse(w, req, bad)
 		return
+	}
+	if f.rt.opts.Authenticator != nil {
+		ctx, stop := f.rt.whileCredentialHolds(req)
+		defer stop()
+		req = req.WithContext(ctx)
 	}
 	switch req.Method {
 	case http.MethodPost:
@@ -170,6 +180,13 @@ func (f *front) post(w http.ResponseWriter, req *http.Request) {
 	}
 	list, batch, bad := parseMessages(body)
 	if bad != nil {
+		f.refuse(w, req, bad)
+		return
+	}
+	if bad := f.rt.limit(identityIn(req.Context()), req.RemoteAddr, list); bad != nil {
+		if !batch {
+			bad = bad.withID(list[0].id)
+		}
 		f.refuse(w, req, bad)
 		return
 	}

@@ -95,6 +95,13 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 				return nil, bad
 			}
 		}
+		if asksForProgress(req) {
+			done, err := r.wantsProgress()
+			if err != nil {
+				return nil, err
+			}
+			defer done()
+		}
 		start := r.opts.Now()
 		call, _ := CallFrom(ctx)
 		if sub, ok := req.(*sdk.SubscriptionsListenRequest); ok && call != nil {
@@ -113,6 +120,22 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 		}
 		return res, nil
 	}
+}
+
+// asksForProgress looks at the requests that run long; the others have no use
+// for a token, and perhaps no params.
+func asksForProgress(req sdk.Request) bool {
+	var meta sdk.Meta
+	switch req := req.(type) {
+	case *sdk.CallToolRequest:
+		meta = req.Params.Meta
+	case *sdk.ReadResourceRequest:
+		meta = req.Params.Meta
+	case *sdk.GetPromptRequest:
+		meta = req.Params.Meta
+	}
+	_, ok := meta["progressToken"]
+	return ok
 }
 
 // notFound gives the refusal of an unknown resource the code that the client's

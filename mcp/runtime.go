@@ -68,6 +68,10 @@ type Options struct {
 	MaxStreams      int           // event streams open at once; default 1000
 	MaxPending      int           // unanswered requests of one connection; default 1000
 	MaxSubscription int           // resource subscriptions of one session; default 1000
+	MaxProgress     int           // running requests with a progress token; default 10000
+
+	// Rates bounds what one client may ask for per second.
+	Rates RateLimits
 
 	// Tasks bounds durable tasks; see [AddTaskTool].
 	Tasks TaskLimits
@@ -101,11 +105,13 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.MaxStreams, 1000)
 	setDefault(&o.MaxPending, 1000)
 	setDefault(&o.MaxSubscription, 1000)
+	setDefault(&o.MaxProgress, 10000)
+	o.Rates.setDefaults()
 	for name, v := range map[string]int64{
 		"SessionTimeout": int64(o.SessionTimeout), "EvictAfter": int64(o.EvictAfter), "EventTTL": int64(o.EventTTL), "StreamAfter": int64(o.StreamAfter), "CallTimeout": int64(o.CallTimeout),
 		"BodyTimeout": int64(o.BodyTimeout), "KeepAlive": int64(o.KeepAlive),
 		"MaxSessions": int64(o.MaxSessions), "MaxRequests": int64(o.MaxRequests), "MaxStreams": int64(o.MaxStreams),
-		"MaxPending": int64(o.MaxPending), "MaxSubscription": int64(o.MaxSubscription),
+		"MaxPending": int64(o.MaxPending), "MaxSubscription": int64(o.MaxSubscription), "MaxProgress": int64(o.MaxProgress),
 	} {
 		if v < 0 {
 			return o, fmt.Errorf("mcp: %s is negative", name)
@@ -164,6 +170,7 @@ type Runtime struct {
 	sessions    *sessions
 	tasks       *taskRunner
 	scopes      toolScopes
+	limiter     *limiter
 	listeners   *listeners
 	catalog     catalog
 	stateless   *stateless
@@ -193,7 +200,7 @@ func NewRuntime(store Store, o Options) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Runtime{opts: o, store: store, log: o.Logger, done: make(chan struct{}), scopes: newToolScopes(o.ToolScopes)}
+	r := &Runtime{opts: o, store: store, log: o.Logger, done: make(chan struct{}), scopes: newToolScopes(o.ToolScopes), limiter: newLimiter(o.Rates, o.Now)}
 	r.updates = newUpdates(r)
 	if r.sessions, err = newSessions(r); err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ type Stats struct {
 	StrayAnswers uint64 // answers from clients that nothing waited for
 	Updates      uint64 // resources/updated notifications handed out
 	AuthFailures uint64 // requests refused for want of an accepted credential
+	RateLimited  uint64 // requests and connections refused because they came too fast
 
 	SessionsOpened  uint64    // HTTP sessions opened
 	SessionsEnded   uint64    // HTTP sessions that ended: by their client, by age, by an operator
@@ -43,6 +44,8 @@ type counters struct {
 	toolCalls, toolErrors      atomic.Uint64
 	panics, strayAnswers       atomic.Uint64
 	updates, authFailures      atomic.Uint64
+	rateLimited                atomic.Uint64
+	progress                   atomic.Int64 // running requests that ask for progress
 	inFlight, streams          atomic.Int64
 
 	sessionsOpened, sessionsEnded, sessionsRevived atomic.Uint64
@@ -68,7 +71,7 @@ func (r *Runtime) Stats() Stats {
 		Stateless: c.stateless.Load(), Stateful: c.stateful.Load(), Stdio: c.stdio.Load(),
 		BytesIn: uint64(c.bytesIn.Load()), BytesOut: uint64(c.bytesOut.Load()),
 		ToolCalls: c.toolCalls.Load(), ToolErrors: c.toolErrors.Load(),
-		Panics: c.panics.Load(), StrayAnswers: c.strayAnswers.Load(), Updates: c.updates.Load(), AuthFailures: c.authFailures.Load(),
+		Panics: c.panics.Load(), StrayAnswers: c.strayAnswers.Load(), Updates: c.updates.Load(), AuthFailures: c.authFailures.Load(), RateLimited: c.rateLimited.Load(),
 		InFlight: int(c.inFlight.Load()), Streams: int(c.streams.Load()),
 		Subscriptions: r.updates.count(),
 

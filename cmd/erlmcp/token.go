@@ -31,7 +31,7 @@ func (a *app) tokenCommand() *cobra.Command {
 		Example: "  erlmcp token create --token-file /etc/erlmcp/tokens --name ci\n" +
 			"  erlmcp serve --set auth.token_file=/etc/erlmcp/tokens",
 		Args: knownCommand,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 
 		SuggestionsMinimumDistance: 2,
 	}

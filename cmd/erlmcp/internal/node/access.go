@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -72,6 +73,29 @@ func (a *access) authenticator() mcp.Authenticator {
 		return nil
 	}
 	return a.guard
+}
+
+// rates translates the limits: the runtime reads 0 as "use the default", the configuration means no limit.
+func (n *Node) rates() mcp.RateLimits {
+	perSecond := func(v int64) float64 {
+		if v == 0 {
+			return -1
+		}
+		return float64(v)
+	}
+	l := n.cfg.Limits
+	return mcp.RateLimits{
+		Messages: perSecond(l.Messages), ToolCalls: perSecond(l.ToolCalls), Subscriptions: perSecond(l.Subscriptions),
+		Connections: perSecond(l.Connections), Global: perSecond(l.GlobalMessages), Loopback: l.Loopback,
+	}
+}
+
+// countConnection counts a new connection of the main listener; before the runtime exists nobody is served anyway.
+func (n *Node) countConnection(ctx context.Context, conn net.Conn) context.Context {
+	if p := n.parts.Load(); p != nil {
+		return p.runtime.ConnContext(ctx, conn)
+	}
+	return ctx
 }
 
 // routes adds what clients read before they have a token.

@@ -66,6 +66,9 @@ func (n *Node) bind(key, address string, h http.Handler, cert *certificate) (str
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug), // noise of scanners and dropped connections
 	}
+	if key == "server.listen" {
+		srv.ConnContext = n.countConnection
+	}
 	if cert != nil {
 		srv.TLSConfig = cert.config()
 	}

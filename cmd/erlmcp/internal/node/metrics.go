@@ -138,6 +138,8 @@ func (m emitter) mcpMetrics(v vitals) {
 	m.counter("erlmcp_mcp_bytes_total", "Bytes of inbound messages.", s.BytesIn)
 	m.counter("erlmcp_mcp_tool_calls_total", "Tool calls that reached a handler.", s.ToolCalls)
 	m.counter("erlmcp_mcp_tool_errors_total", "Tool calls answered with an error.", s.ToolErrors)
+	m.counter("erlmcp_mcp_auth_failures_total", "Requests refused for want of an accepted credential.", s.AuthFailures)
+	m.counter("erlmcp_mcp_rate_limited_total", "Requests and connections refused because they came too fast.", s.RateLimited)
 	m.counter("erlmcp_mcp_panics_total", "Handlers that panicked.", s.Panics)
 	m.counter("erlmcp_mcp_resource_updates_total", "Change notifications handed out.", s.Updates)
 	for code, n := range s.Refused {

@@ -171,6 +171,7 @@ func (n *Node) openParts() (*parts, error) {
 		AllowedOrigins:  n.cfg.Server.AllowedOrigins,
 		Authenticator:   n.access.authenticator(),
 		ToolScopes:      n.cfg.Auth.ScopesOfTools(),
+		Rates:           n.rates(),
 	})
 	if err != nil {
 		return fail(err)
