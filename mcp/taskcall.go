@@ -132,7 +132,7 @@ func idempotencyKey(req *sdk.CallToolRequest) (string, error) {
 func (t *taskTool) goOn(ctx context.Context, req *sdk.CallToolRequest, able clientAbilities, id string) (*sdk.CallToolResult, error) {
 	rec, err := t.rt.tasks.store.get(ctx, id)
 	if err == nil && (rec.Principal != identityIn(ctx).Subject || rec.Tool != t.name) {
-		err = errTaskUnknown
+		err = ErrNoTask
 	}
 	if err != nil {
 		return nil, storeError(err)
@@ -164,7 +164,7 @@ func (t *taskTool) wait(ctx context.Context, req *sdk.CallToolRequest, able clie
 	for {
 		rec, err := t.rt.tasks.store.get(ctx, id)
 		switch {
-		case errors.Is(err, errTaskUnknown):
+		case errors.Is(err, ErrNoTask):
 			return nil, storeError(err)
 		case err != nil && ctx.Err() == nil:
 			return nil, err

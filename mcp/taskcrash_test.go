@@ -449,3 +449,72 @@ func TestResultsAreKeptForTheirTimeAndRemovedInTheLog(t *testing.T) {
 		}))
 	}
 }
+
+func TestOperatorListsShowsCancelsAndRetriesTasks(t *testing.T) {
+	m := newMachine(t)
+	var world effects
+	m.start(func(r *mcp.Runtime) {
+		addGreet(r)
+		mcp.AddTaskTool(r, &sdk.Tool{Name: "flaky", Description: "fails the first time"}, mcp.TaskOptions{Resumable: true},
+			func(ctx context.Context, task *mcp.Task, _ struct{}) (string, error) {
+				if err := task.Step(ctx, "one", func(context.Context) error { world.do("one"); return nil }); err != nil {
+					return "", err
+				}
+				if world.do("two"); world.count("two") == 1 {
+					return "", errors.New("no")
+				}
+				if _, err := task.Elicit(ctx, nameForm()); err != nil {
+					return "", err
+				}
+				return "yes", nil
+			})
+	})
+	defer m.stop()
+	ctx := t.Context()
+	flaky := m.srv.make("flaky", nil)
+	m.srv.until(flaky, mcp.TaskCompleted)
+	greet := m.srv.make("greet", map[string]any{"name": ""})
+	m.srv.question(greet)
+
+	all, err := m.rt.ListTasks(ctx, "", 0, mcp.TaskFilter{})
+	require.NoError(t, err)
+	require.Len(t, all, 2)
+	first, err := m.rt.ListTasks(ctx, "", 1, mcp.TaskFilter{})
+	require.NoError(t, err)
+	rest, err := m.rt.ListTasks(ctx, first[0].ID, 1, mcp.TaskFilter{})
+	require.NoError(t, err)
+	require.Equal(t, all, append(first, rest...))
+	asking, err := m.rt.ListTasks(ctx, "", 0, mcp.TaskFilter{Status: mcp.TaskInputRequired, Tool: "greet", Principal: mcp.Anonymous})
+	require.NoError(t, err)
+	require.Len(t, asking, 1)
+	require.Equal(t, []string{"input-1"}, asking[0].Asks)
+	none, err := m.rt.ListTasks(ctx, "", 0, mcp.TaskFilter{Principal: "somebody else"})
+	require.NoError(t, err)
+	require.Empty(t, none)
+
+	info, err := m.rt.Task(ctx, flaky)
+	require.NoError(t, err)
+	require.Equal(t, "one", info.Steps[0].Name)
+	_, err = m.rt.RetryTask(ctx, greet)
+	require.ErrorIs(t, err, mcp.ErrNotRetryable)
+	_, err = m.rt.RetryTask(ctx, flaky)
+	require.NoError(t, err)
+	key := m.srv.question(flaky)
+	require.Equal(t, 1, world.count("one"), "a finished step stays finished")
+
+	// Cancelled while it asks, and started again: it asks under a new key.
+	_, err = m.rt.CancelTask(ctx, flaky)
+	require.NoError(t, err)
+	require.Equal(t, "cancelled by an operator", m.srv.get(flaky).str("statusMessage"))
+	_, err = m.rt.RetryTask(ctx, flaky)
+	require.NoError(t, err)
+	again := m.srv.question(flaky)
+	require.NotEqual(t, key, again)
+	require.Nil(t, m.srv.answerWith(flaky, again, "x").Error)
+	require.JSONEq(t, `"yes"`, m.srv.until(flaky, mcp.TaskCompleted).text())
+
+	_, err = m.rt.Task(ctx, "nothing")
+	require.ErrorIs(t, err, mcp.ErrNoTask)
+	_, err = m.rt.CancelTask(ctx, "nothing")
+	require.ErrorIs(t, err, mcp.ErrNoTask)
+}

@@ -173,14 +173,14 @@ func requestHash(tool string, args json.RawMessage) []byte {
 	return h.Sum(nil)
 }
 
-// errTaskUnknown: no task has the id (any more), or it is somebody else's.
-var errTaskUnknown = errors.New("mcp: no such task")
+// ErrNoTask: no task has the id (any more), or, for a client, it is somebody else's.
+var ErrNoTask = errors.New("mcp: no such task")
 
 // loadTask reads a record.
 func loadTask(tx *engine.Tx, id string) (*taskRecord, error) {
 	value, err := tx.Get(tableTasks, []byte(id))
 	if errors.Is(err, engine.ErrNotFound) {
-		return nil, errTaskUnknown
+		return nil, ErrNoTask
 	}
 	if err != nil {
 		return nil, err

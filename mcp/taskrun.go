@@ -215,7 +215,7 @@ func storeError(err error) error {
 		return refuse(http.StatusServiceUnavailable, CodeOverloaded, "overloaded: %v", err).rpc()
 	case errors.Is(err, errIdemMismatch):
 		return invalidParams("%v; use a new key for a new call", errIdemMismatch)
-	case errors.Is(err, errTaskUnknown):
+	case errors.Is(err, ErrNoTask):
 		return invalidParams("no such task: the id is wrong, belongs to somebody else, or the task ended and its result was kept for its time")
 	}
 	return err

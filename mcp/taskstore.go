@@ -73,7 +73,7 @@ func (f fence) check(tx *engine.Tx) error {
 // load is check plus the record.
 func (f fence) load(tx *engine.Tx) (*taskRecord, error) {
 	rec, err := loadTask(tx, f.id)
-	if errors.Is(err, errTaskUnknown) || err == nil && (rec.Owner != f.owner || rec.Token != f.token) {
+	if errors.Is(err, ErrNoTask) || err == nil && (rec.Owner != f.owner || rec.Token != f.token) {
 		return nil, errLeaseLost
 	}
 	return rec, err
@@ -142,7 +142,7 @@ var errNotReady = errors.New("mcp: the task does not wait for a worker")
 func (s taskStore) claim(id, owner string) (rec *taskRecord, err error) {
 	err = s.update("task start", workerActor, func(tx *engine.Tx) error {
 		rec, err = loadTask(tx, id)
-		if errors.Is(err, errTaskUnknown) {
+		if errors.Is(err, ErrNoTask) {
 			return errNotReady
 		}
 		if err != nil {
@@ -394,7 +394,7 @@ func (rec *taskRecord) notify(tx *engine.Tx) error {
 func ownTask(tx *engine.Tx, principal, id string) (*taskRecord, error) {
 	rec, err := loadTask(tx, id)
 	if err == nil && principal != "" && rec.Principal != principal {
-		return nil, errTaskUnknown
+		return nil, ErrNoTask
 	}
 	return rec, err
 }
@@ -447,7 +447,7 @@ func (s taskStore) again(f fence, delay time.Duration, message string, ran time.
 func (s taskStore) hand(id, owner, why string, policy func(tool string) *taskPolicy) (rec *taskRecord, err error) {
 	err = s.update("task interrupted", workerActor, func(tx *engine.Tx) error {
 		rec, err = loadTask(tx, id)
-		if errors.Is(err, errTaskUnknown) {
+		if errors.Is(err, ErrNoTask) {
 			return errNotReady
 		}
 		if err != nil {
@@ -529,8 +529,8 @@ func (s taskStore) cancel(principal, actor, id, why string) (rec *taskRecord, ch
 	return rec, changed, err
 }
 
-// errNotEnded: only a failed or cancelled task can be run again.
-var errNotEnded = errors.New("mcp: only a task that failed, was cancelled or completed with a tool error can be retried")
+// ErrNotRetryable: the task has not ended, or ended well.
+var ErrNotRetryable = errors.New("mcp: only a task that failed, was cancelled or completed with a tool error can be retried")
 
 // retry starts an ended task again; its finished steps stay finished.
 func (s taskStore) retry(actor, id string) (rec *taskRecord, err error) {
@@ -539,7 +539,7 @@ func (s taskStore) retry(actor, id string) (rec *taskRecord, err error) {
 			return err
 		}
 		if !rec.Status.Final() || rec.Status == TaskCompleted && !rec.toolError() {
-			return errNotEnded
+			return ErrNotRetryable
 		}
 		if err := s.dropOpenQuestions(tx, rec); err != nil {
 			return err
@@ -623,7 +623,7 @@ func (s taskStore) expire(ctx context.Context) (int, error) {
 // remove deletes one ended task.
 func (s taskStore) remove(tx *engine.Tx, id string) error {
 	rec, err := loadTask(tx, id)
-	if errors.Is(err, errTaskUnknown) {
+	if errors.Is(err, ErrNoTask) {
 		return nil // another node was faster
 	}
 	if err != nil {

@@ -45,7 +45,9 @@ func accept(name string) map[string]any {
 func TestPartialAnswersLeaveTheOtherQuestionsOpenAndKeysAreNeverUsedTwice(t *testing.T) {
 	s := serveTasks(t, t.TempDir(), mcp.Options{}, addForms)
 	id := s.make("forms", nil)
-	open := func() map[string]any { return s.until(id, mcp.TaskInputRequired).Result["inputRequests"].(map[string]any) }
+	open := func() map[string]any {
+		return s.until(id, mcp.TaskInputRequired).Result["inputRequests"].(map[string]any)
+	}
 	seen := map[string]bool{}
 	for key := range open() {
 		seen[key] = true

@@ -177,7 +177,7 @@ func (r *Runtime) addTaskMethods() {
 	add(methodTasksGet, func(ctx context.Context, _ *sdk.ServerSession, p *taskParams) (sdk.Result, error) {
 		rec, err := r.tasks.store.get(ctx, p.TaskID)
 		if err == nil && rec.Principal != identityIn(ctx).Subject {
-			err = errTaskUnknown
+			err = ErrNoTask
 		}
 		if err != nil {
 			return nil, storeError(err)
