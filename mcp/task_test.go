@@ -125,7 +125,7 @@ func (s *taskServer) rpc(abilities map[string]any, method string, params map[str
 			req.Header.Set("Mcp-Name", v)
 		}
 	}
-	res, err := s.http.Client().Do(req)
+	res, err := http.DefaultClient.Do(req)
 	require.NoError(s.t, err)
 	defer res.Body.Close()
 	text, err := io.ReadAll(res.Body)
