@@ -42,6 +42,17 @@ type TLS struct {
 type MCP struct {
 	MaxMessageBytes int64         // largest JSON-RPC message, 1 KiB..100 MiB
 	SessionTimeout  time.Duration // an idle session is forgotten after this
+	Tasks           Tasks
+}
+
+// Tasks holds the limits of durable tasks.
+type Tasks struct {
+	Workers    int64         // handlers at once
+	Queue      int64         // tasks that wait for a worker
+	Unfinished int64         // tasks that have not ended
+	TTL        time.Duration // a result is kept for this long
+	TimeLimit  time.Duration // of the running time, for tools without a limit of their own
+	InputLimit time.Duration // longest wait for an answer
 }
 
 // Storage holds the limits of the storage engine. Sizes are bytes.

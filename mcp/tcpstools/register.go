@@ -45,6 +45,7 @@ func Register(r *mcp.Runtime, ledger *tcps.Ledger, store *engine.Store) error {
 	t.addWorkOrderTools()
 	t.addLineTools()
 	t.addReceiptTools()
+	t.addVerifyTask()
 	t.addResources()
 	t.addPrompts()
 	t.addCompletions()

@@ -263,6 +263,15 @@ func TestAWorkOrderFromDemandToRelease(t *testing.T) {
 		var report tcps.VerifyReport
 		do(t, s, "ledger_verify", args{}, &report)
 		require.True(t, report.Valid, "%+v", report.Findings)
+		var everything struct {
+			Intact  bool
+			Ledger  tcps.VerifyReport
+			Storage engine.VerifyReport
+		}
+		do(t, s, "store_verify", args{}, &everything)
+		require.True(t, everything.Intact)
+		require.NotZero(t, everything.Ledger.FilesChecked)
+		require.NotZero(t, everything.Storage.Rows)
 	})
 }
 
@@ -371,7 +380,7 @@ func TestToolsDescribeThemselves(t *testing.T) {
 		"work_order_create", "work_order_get", "work_order_list", "work_order_start", "work_order_progress", "work_order_complete",
 		"work_order_cancel", "work_order_add_dependency", "work_order_queue", "work_order_next", "wip_get", "wip_set_limit", "sla_report",
 		"andon_trigger", "andon_acknowledge", "andon_resolve", "andon_list", "receipt_store", "receipt_get", "receipt_list",
-		"receipt_verify", "receipt_chain_verify", "change_history", "ledger_verify",
+		"receipt_verify", "receipt_chain_verify", "change_history", "ledger_verify", "store_verify",
 	} {
 		require.Contains(t, names, want)
 	}

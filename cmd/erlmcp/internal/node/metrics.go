@@ -11,6 +11,7 @@ import (
 
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
 	"github.com/erlmcp/erlmcp/internal/version"
+	"github.com/erlmcp/erlmcp/mcp"
 	"github.com/erlmcp/erlmcp/wal"
 )
 
@@ -145,10 +146,29 @@ func (m emitter) mcpMetrics(v vitals) {
 	for code, n := range s.Refused {
 		m.counter("erlmcp_mcp_refused_total", "Messages refused before a handler saw them.", n, "code", strconv.Itoa(code))
 	}
+	m.taskMetrics(s.Tasks)
 	m.gauge("erlmcp_mcp_subscriptions", "Resources that somebody subscribes to.", float64(s.Subscriptions))
 	m.gauge("erlmcp_connections", "Open connections by kind.", float64(s.Sessions), "component", "mcp_sessions")
 	m.gauge("erlmcp_connections", "Open connections by kind.", float64(s.Streams), "component", "mcp_streams")
 	m.gauge("erlmcp_connections", "Open connections by kind.", float64(s.InFlight), "component", "mcp_requests")
+}
+
+func (m emitter) taskMetrics(s mcp.TaskStats) {
+	for status, n := range map[mcp.TaskStatus]uint64{mcp.TaskCompleted: s.Completed, mcp.TaskFailed: s.Failed, mcp.TaskCancelled: s.Cancelled} {
+		m.counter("erlmcp_tasks_ended_total", "Durable tasks that ended, by status.", n, "status", string(status))
+	}
+	m.counter("erlmcp_tasks_created_total", "Durable tasks created.", s.Created)
+	m.counter("erlmcp_tasks_expired_total", "Results of tasks removed after their time.", s.Expired)
+	m.counter("erlmcp_tasks_retried_total", "Failed attempts that got another one.", s.Retried)
+	m.counter("erlmcp_tasks_resumed_total", "Handlers started again after an interruption or a long wait.", s.Resumed)
+	m.counter("erlmcp_tasks_refused_total", "Tasks refused for want of room.", s.Overloaded)
+	m.counter("erlmcp_task_steps_total", "Finished steps made durable.", s.Steps)
+	m.counter("erlmcp_task_steps_replayed_total", "Steps answered from the journal.", s.Replayed)
+	m.counter("erlmcp_task_questions_total", "Input requests of tasks made durable.", s.Questions)
+	for state, n := range map[string]int{"queued": s.Queued, "running": s.Running, "waiting": s.Waiting} {
+		m.gauge("erlmcp_tasks", "Unfinished durable tasks, by what they do.", float64(n), "state", state)
+	}
+	m.gauge("erlmcp_queue_depth", "Transactions waiting to be committed.", float64(s.Queued), "component", "tasks")
 }
 
 func truth(b bool) float64 {

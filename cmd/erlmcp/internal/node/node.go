@@ -167,6 +167,7 @@ func (n *Node) openParts() (*parts, error) {
 		Logger:          n.log.With("component", "mcp"),
 		MaxMessageBytes: n.cfg.MCP.MaxMessageBytes,
 		SessionTimeout:  n.cfg.MCP.SessionTimeout,
+		Tasks:           taskLimits(n.cfg),
 		AllowedHosts:    n.cfg.Server.AllowedHosts,
 		AllowedOrigins:  n.cfg.Server.AllowedOrigins,
 		Authenticator:   n.access.authenticator(),
