@@ -139,6 +139,9 @@ func (d identity) checkKey(key []byte) error {
 // readIdentity returns the identity of a directory; an error that wraps os.ErrNotExist if there is none.
 func readIdentity(fs vfs.FS, dir string) (identity, error) {
 	path := fs.PathJoin(dir, formatFile)
+	if err := checkKind(fs, path); err != nil {
+		return identity{}, err
+	}
 	f, err := fs.Open(path)
 	if err != nil {
 		return identity{}, fmt.Errorf("engine: open %s: %w", path, err)
@@ -158,6 +161,39 @@ func readIdentity(fs vfs.FS, dir string) (identity, error) {
 		}
 	}
 	return d, err
+}
+
+// checkKind refuses anything but a plain file: opening a pipe waits for ever, and a device has no end. What is not
+// there passes.
+func checkKind(fs vfs.FS, path string) error {
+	info, err := fs.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("engine: look at %s: %w", path, err)
+	case info.Mode().IsRegular():
+		return nil
+	}
+	return &CorruptError{
+		What: fmt.Sprintf("%s is not a file (%s)", fs.PathBase(path), info.Mode().Type()), Where: path, Intact: "everything else, as far as it was looked at",
+		Means:  "something took the place of a file of the store; what the file held is not there",
+		Advice: "put the file back if it was moved, otherwise restore from a backup or another node",
+	}
+}
+
+// checkKinds is checkKind for all files of a folder of plain files.
+func checkKinds(fs vfs.FS, dir string) error {
+	names, err := fs.List(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("engine: list %s: %w", dir, err)
+	}
+	for _, name := range names {
+		if err := checkKind(fs, fs.PathJoin(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeIdentity makes FORMAT durable in one step.

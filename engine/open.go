@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/erlmcp/erlmcp/wal"
 )
 
@@ -114,9 +116,14 @@ func (s *Store) claim() (fresh bool, err error) {
 	if err := fs.MkdirAll(s.dir, 0o700); err != nil {
 		return false, fmt.Errorf("engine: create %s: %w", s.dir, err)
 	}
+	if err := checkLock(fs, fs.PathJoin(s.dir, lockFile)); err != nil {
+		return false, err
+	}
 	lock, err := fs.Lock(fs.PathJoin(s.dir, lockFile))
 	switch {
 	case err == nil:
+	case errors.Is(err, os.ErrNotExist):
+		return false, fmt.Errorf("engine: lock %s: LOCK is a link that leads nowhere; remove it: %w", s.dir, err)
 	case errors.Is(err, os.ErrPermission) && !errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EROFS),
 		errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EIO):
 		return false, fmt.Errorf("engine: lock %s: %w", s.dir, err)
@@ -125,6 +132,21 @@ func (s *Store) claim() (fresh bool, err error) {
 	}
 	s.lock = lock
 	return s.survey() // nobody can change the answer any more
+}
+
+// checkLock refuses what cannot be locked for this directory alone: a directory, or a link to a device that others
+// lock too.
+func checkLock(fs vfs.FS, path string) error {
+	info, err := fs.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("engine: look at %s: %w", path, err)
+	case info.Mode().IsRegular():
+		return nil
+	}
+	return fmt.Errorf("engine: %s is not a file (%s); it never holds anything: remove it and start again", path, info.Mode().Type())
 }
 
 // ignorable are files that may lie in a directory that is to become a store.
@@ -147,10 +169,27 @@ func (s *Store) survey() (fresh bool, err error) {
 	for _, n := range names {
 		ours := half && (n == creatingFile || n == walFolder || n == storeFolder)
 		if !ours && !slices.Contains(ignorable, n) {
-			return false, fmt.Errorf("%w: %s has no file FORMAT but holds %q; nothing was changed", ErrNotStore, s.dir, n)
+			return false, s.noFormat(names, n)
 		}
 	}
 	return true, nil
+}
+
+// holdsParts: these are the names in what was a data directory.
+func holdsParts(names []string) bool {
+	return slices.Contains(names, walFolder) && slices.Contains(names, storeFolder)
+}
+
+// noFormat says what a directory is that holds something, but not FORMAT.
+func (s *Store) noFormat(names []string, other string) error {
+	if holdsParts(names) {
+		return &CorruptError{
+			What: "the identity file FORMAT is missing", Where: s.o.FS.PathJoin(s.dir, formatFile), Intact: "log and rows are not affected by this file",
+			Means:  "it cannot be told whether log and rows belong together",
+			Advice: "restore FORMAT from a backup of this very directory, or restore the whole store from a backup; do not delete anything",
+		}
+	}
+	return fmt.Errorf("%w: %s has no file FORMAT but holds %q; nothing was changed", ErrNotStore, s.dir, other)
 }
 
 // create makes an empty store. CREATING marks a directory whose creation may have been interrupted; FORMAT, written
@@ -268,7 +307,7 @@ func (s *Store) checkFolders() error {
 			}
 		}
 	}
-	return nil
+	return checkKinds(s.o.FS, s.storeDir)
 }
 
 func (s *Store) walOptions() wal.Options {

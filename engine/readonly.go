@@ -49,6 +49,9 @@ func OpenReadOnly(fs vfs.FS, dir string, o ReadOptions) (*Reader, error) {
 	s := newStore(dir, opts)
 	if s.ident, err = readIdentity(opts.FS, dir); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
+			if names, lerr := fs.List(dir); lerr == nil && holdsParts(names) {
+				return nil, s.noFormat(names, "")
+			}
 			return nil, fmt.Errorf("%w: %w", ErrNotStore, err)
 		}
 		return nil, err
@@ -78,6 +81,9 @@ func OpenReadOnly(fs vfs.FS, dir string, o ReadOptions) (*Reader, error) {
 
 // open opens Pebble and every table file, so that files removed later stay readable.
 func (r *Reader) open() error {
+	if err := checkKinds(r.s.o.FS, r.s.storeDir); err != nil {
+		return err
+	}
 	o := r.s.pebbleOptions()
 	o.ReadOnly = true
 	o.ErrorIfNotExists = true

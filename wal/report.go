@@ -27,6 +27,7 @@ const (
 	KindMissingSegment = "missing-segment"  // a segment the log needs is not there
 	KindMisplaced      = "misplaced"        // a segment file holds another segment, or one of another log
 	KindWrongSize      = "wrong-size"       // a segment file is shorter or longer than a segment
+	KindNotFile        = "not-a-file"       // a directory, pipe or device stands under the name of a file
 	KindUnknownFile    = "unknown-file"     // a file that is not part of the log
 	KindEncryptedNoKey = "encrypted-no-key" // records cannot be shown without the key
 	KindUnreadable     = "unreadable"       // the disk refused to read
@@ -96,5 +97,6 @@ const (
 	adviceDamage = "do not start writers on this directory; copy it first, run `tcpsdump chain DIR` to see the extent, then restore the newest backup into a new directory, or let a cluster peer resend the range"
 	adviceTorn   = "nothing to do: the write was never acknowledged"
 	adviceRepair = "no data is affected; if it happens again, suspect the disk and run `erlmcp verify`"
+	adviceKind   = "take away what stands under that name; if it is a segment or LOG, put the file back, or restore the newest backup into a new directory"
 	adviceFile   = "put the file back under its name if it was moved, or restore the newest backup into a new directory"
 )

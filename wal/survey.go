@@ -121,6 +121,9 @@ func (s *survey) list() error {
 		return fmt.Errorf("wal: list %s: %w", s.dir, err)
 	}
 	slices.Sort(names)
+	if err := s.checkNames(names); err != nil {
+		return err
+	}
 	sawIdentity := false
 	for _, name := range names {
 		id, isSegment := parseSegmentName(name)
@@ -150,6 +153,18 @@ func (s *survey) list() error {
 	}
 	s.resolve()
 	return s.readFailedMark()
+}
+
+// checkNames is checkKinds for the names that belong to the log.
+func (s *survey) checkNames(names []string) error {
+	var ours []string
+	for _, name := range names {
+		_, isSegment := parseSegmentName(name)
+		if isSegment || name == identityName || name == failedName || name == tempName || name == identityName+".tmp" || strings.HasSuffix(name, spareSuffix) {
+			ours = append(ours, name)
+		}
+	}
+	return checkKinds(s.fs, s.dir, ours)
 }
 
 func compareUint(a, b uint64) int {

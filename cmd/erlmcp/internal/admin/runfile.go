@@ -13,6 +13,7 @@ import (
 const (
 	runFileName = "serve.json"
 	socketName  = "admin.sock"
+	maxRunFile  = 64 << 10
 )
 
 // RunFile says who serves a data directory and where. It is how scripts and tests learn the ports when they asked
@@ -44,13 +45,23 @@ func WriteRunFile(dir string, r RunFile) error {
 	if err := os.WriteFile(tmp, append(data, '\n'), 0o600); err != nil {
 		return err
 	}
-	return os.Rename(tmp, path)
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("%w: %s must be a file or absent; it holds nothing of value, remove it", err, path)
+	}
+	return nil
 }
 
 // ReadRunFile returns what the server of dir wrote. A missing file is fs.ErrNotExist. The file may be left over from a
 // killed process: only an answer on the socket proves that a server runs.
 func ReadRunFile(dir string) (RunFile, error) {
 	path := filepath.Join(dir, runFileName)
+	info, err := os.Stat(path)
+	if err != nil {
+		return RunFile{}, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxRunFile { // a pipe would block, a device never end
+		return RunFile{}, fmt.Errorf("%s is not a run file; remove it", path)
+	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return RunFile{}, err
