@@ -43,7 +43,11 @@ func run(ctx context.Context, addr, data string, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	register(rt)
+	effects, err := openTrace(filepath.Join(data, "effects"))
+	if err != nil {
+		return errors.Join(err, rt.Close())
+	}
+	register(rt, effects)
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return errors.Join(err, rt.Close())
@@ -67,12 +71,14 @@ func run(ctx context.Context, addr, data string, log *slog.Logger) error {
 }
 
 // register adds every fixture.
-func register(rt *mcp.Runtime) {
+func register(rt *mcp.Runtime, effects *trace) {
 	addContentTools(rt)
 	addClientTools(rt)
 	addRequestTools(rt)
 	addChangeTools(rt)
 	addRoundTools(rt)
+	addTaskTools(rt)
 	addResources(rt)
 	addPrompts(rt)
+	addConversation(rt, effects)
 }

@@ -7,8 +7,6 @@ import (
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
-	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
-
 	"github.com/erlmcp/erlmcp/mcp"
 )
 
@@ -43,15 +41,7 @@ func needSampling(_ context.Context, req *sdk.CallToolRequest) (*sdk.CallToolRes
 	if has := req.ClientCapabilities(); has != nil && has.Sampling != nil {
 		return text("The client can sample."), nil
 	}
-	data, err := json.Marshal(sdk.MissingRequiredClientCapabilityData{
-		RequiredCapabilities: &sdk.ClientCapabilities{Sampling: &sdk.SamplingCapabilities{}},
-	})
-	if err != nil {
-		return nil, err
-	}
-	return nil, &jsonrpc.Error{
-		Code: sdk.CodeMissingRequiredClientCapabilities, Message: "this tool needs a client that can sample; declare the capability", Data: data,
-	}
+	return nil, mcp.MissingCapability(&sdk.ClientCapabilities{Sampling: &sdk.SamplingCapabilities{}})
 }
 
 // addChangeTools adds the tools that change the lists of tools and prompts, so

@@ -22,8 +22,6 @@ func addResources(rt *mcp.Runtime) {
 		sdk.ResourceContents{Text: "This is the content of the static text resource."})
 	fixed("static-binary", "test://static-binary", "image/png", "An image that never changes",
 		sdk.ResourceContents{Blob: pixelPNG()})
-	fixed("watched-resource", "test://watched-resource", "text/plain", "A text that clients subscribe to",
-		sdk.ResourceContents{Text: "Watched resource content"})
 
 	const before, after = "test://template/", "/data"
 	rt.Server().AddResourceTemplate(&sdk.ResourceTemplate{
