@@ -38,10 +38,10 @@ MIN          ?= 2
 SOAKFLAGS    ?=
 BENCHFLAGS   ?=
 
-.PHONY: help build serve test lint conformance fuzz crash corruption soak bench bench-wal install clean
+.PHONY: help build serve test lint conformance conversations fuzz crash corruption soak bench bench-wal install clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-11s %s\n' "$$t" "$$d"; done
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-13s %s\n' "$$t" "$$d"; done
 
 build: ## build the static binaries into ./bin
 	@mkdir -p $(BIN)
@@ -83,6 +83,9 @@ $(TOOLS)/gofumpt $(TOOLS)/staticcheck $(TOOLS)/govulncheck: Makefile
 
 conformance: ## the public MCP conformance suite, both protocol generations on one URL (see docs/conformance.md)
 	$(GO) test -count=1 -v $(TESTFLAGS) ./mcp/conformance
+
+conversations: ## kill -9 behind every message of long conversations, with the Go and the TypeScript client (about 20 minutes)
+	ERLMCP_CONVERSATIONS=all $(GO) test -count=1 -timeout 0 -v $(TESTFLAGS) ./test/conversation
 
 fuzz: ## every fuzz target for FUZZTIME (30s) each
 	@for pkg in $$($(GO) list ./...); do \

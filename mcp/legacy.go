@@ -119,7 +119,9 @@ func (s *session) refusal(err error, list []envelope) *wireError {
 	case errors.Is(err, errStray):
 		id, _ := strconv.ParseInt(string(list[0].id), 10, 64)
 		if s.asked(id) {
-			return invalid("invalid request: the answer to request %s came too late: the request ended, or the server restarted meanwhile", list[0].id)
+			// With its id, though the id is the server's own: the official Go
+			// client takes an error without one for the end of the session.
+			return invalid("invalid request: the answer to request %s came too late: the request ended, or the server restarted meanwhile", list[0].id).withID(list[0].id)
 		}
 		return invalid("invalid request: the server never sent a request with id %s", list[0].id)
 	case errors.Is(err, ErrConnClosed):
