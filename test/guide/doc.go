@@ -1,0 +1,2 @@
+// Package guide holds the test that compiles and runs docs/guide.md.
+package guide
