@@ -73,7 +73,7 @@ func TestCheckNamesEveryKindOfWrongImport(t *testing.T) {
 		{"cmd/tcpsdump", m + "cmd/erlmcp/internal/node", "packages of one layer must not know each other"},
 		{"wal", m + "newthing", "has no layer: enter it in internal/arrows/rules.go"},
 		{"engine", "github.com/hashicorp/raft", "only replication may use github.com/hashicorp/raft"},
-		{"tcps", "github.com/modelcontextprotocol/go-sdk/mcp", "only mcp, cmd/erlmcp may use github.com/modelcontextprotocol/go-sdk"},
+		{"tcps", "github.com/modelcontextprotocol/go-sdk/mcp", "only mcp, cmd/erlmcp, test may use github.com/modelcontextprotocol/go-sdk"},
 		{"engine", "github.com/stretchr/testify/require", "only fuzz, test may use github.com/stretchr/testify"},
 	} {
 		got := Check([]Package{{Path: m + tc.from, Imports: []string{tc.to}}})

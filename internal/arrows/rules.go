@@ -28,7 +28,7 @@ var layers = map[string]int{
 // listed may be used anywhere.
 var vendors = map[string][]string{
 	"github.com/hashicorp/raft":              {"replication"},
-	"github.com/modelcontextprotocol/go-sdk": {"mcp", "cmd/erlmcp"},
+	"github.com/modelcontextprotocol/go-sdk": {"mcp", "cmd/erlmcp", "test"},
 	"github.com/spf13/cobra":                 {"cmd"},
 	"github.com/spf13/pflag":                 {"cmd"},
 	"github.com/goccy/go-yaml":               {"config"},
