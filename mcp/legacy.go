@@ -85,7 +85,7 @@ func (f *front) legacyPost(w http.ResponseWriter, req *http.Request, list []enve
 func (f *front) acquire(req *http.Request) (*session, *wireError) {
 	s, err := f.rt.sessions.acquire(req.Context(), req.Header.Get(headerSession), identityIn(req.Context()).Subject)
 	switch {
-	case errors.Is(err, errNoSession):
+	case errors.Is(err, ErrNoSession):
 		return nil, sessionNotFound()
 	case err != nil:
 		return nil, storeRefusal(err)
@@ -306,7 +306,7 @@ func (f *front) legacyDelete(w http.ResponseWriter, req *http.Request) {
 	f.rt.sessions.release(s)
 	err := f.rt.sessions.end(context.WithoutCancel(req.Context()), s.id)
 	switch {
-	case errors.Is(err, errNoSession):
+	case errors.Is(err, ErrNoSession):
 		f.refuse(w, req, sessionNotFound())
 	case err != nil:
 		f.refuse(w, req, storeRefusal(err))

@@ -59,7 +59,7 @@ func (m *memorySessions) with(id string, fn func(s *memorySession)) error {
 	defer m.mu.Unlock()
 	s := m.sessions[id]
 	if s == nil {
-		return errNoSession
+		return ErrNoSession
 	}
 	fn(s)
 	return nil
@@ -123,7 +123,7 @@ func (m *memorySessions) commit(_ context.Context, session string, c streamChang
 	defer m.mu.Unlock()
 	s := m.sessions[session]
 	if s == nil {
-		return errNoSession
+		return ErrNoSession
 	}
 	st := s.streams[c.Record.Name]
 	if st == nil {

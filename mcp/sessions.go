@@ -28,7 +28,7 @@ const (
 var errTooManySessions = errors.New("mcp: too many sessions")
 
 // errForeign means that the session belongs to another principal. Clients are
-// told the same as for errNoSession.
+// told the same as for ErrNoSession.
 var errForeign = errors.New("mcp: session of another principal")
 
 // sessions are the sessions of the revisions up to 2025-11-25. The store has
@@ -176,17 +176,17 @@ func (r *sessions) keep(ctx context.Context, s *session, params json.RawMessage)
 
 // acquire returns the session with this id for use by one request; call
 // release afterwards. A session that is not connected is connected first,
-// once, however many requests ask for it. errNoSession: there is none that
+// once, however many requests ask for it. ErrNoSession: there is none that
 // belongs to the principal.
 func (r *sessions) acquire(ctx context.Context, id, principal string) (*session, error) {
 	if !isSessionID(id) {
-		return nil, errNoSession
+		return nil, ErrNoSession
 	}
 	for {
 		r.mu.Lock()
 		if r.ending[id] {
 			r.mu.Unlock()
-			return nil, errNoSession
+			return nil, ErrNoSession
 		}
 		s := r.live[id]
 		first := s == nil
@@ -208,13 +208,13 @@ func (r *sessions) acquire(ctx context.Context, id, principal string) (*session,
 		<-s.ready
 		if s.err == nil && s.principal != principal {
 			r.release(s)
-			return nil, errNoSession
+			return nil, ErrNoSession
 		}
 		switch {
 		case errors.Is(s.err, errForeign) && !first:
 			continue // it is not known whether it belongs to this principal
 		case errors.Is(s.err, errForeign):
-			return nil, errNoSession
+			return nil, ErrNoSession
 		case s.err != nil:
 			return nil, s.err
 		case idle && !first && !s.busy():
@@ -222,7 +222,7 @@ func (r *sessions) acquire(ctx context.Context, id, principal string) (*session,
 			if err := r.end(ctx, id); err != nil {
 				return nil, err
 			}
-			return nil, errNoSession
+			return nil, ErrNoSession
 		}
 		r.touch(ctx, s, now)
 		return s, nil
@@ -284,7 +284,7 @@ func (s *session) revive(ctx context.Context, principal string) error {
 		return errForeign
 	}
 	if !rec.Seen.Add(r.rt.opts.SessionTimeout).After(r.rt.opts.Now()) {
-		return errNoSession // the next sweep removes it
+		return ErrNoSession // the next sweep removes it
 	}
 	s.protocol, s.initialized, s.touched = rec.Protocol, rec.Initialized, rec.Seen
 	s.nextID, s.endID = rec.NextRequest, rec.NextRequest
@@ -393,12 +393,12 @@ func (s *session) busy() bool {
 	return len(s.streams) > 0
 }
 
-// end ends a session for good. errNoSession: there is none.
+// end ends a session for good. ErrNoSession: there is none.
 func (r *sessions) end(ctx context.Context, id string) error {
 	r.mu.Lock()
 	if r.ending[id] {
 		r.mu.Unlock()
-		return errNoSession
+		return ErrNoSession
 	}
 	r.ending[id] = true
 	s := r.live[id]
@@ -460,7 +460,7 @@ func (s *session) closed() error {
 	default:
 	}
 	go func() {
-		if err := s.reg.end(context.Background(), s.id); err != nil && !errors.Is(err, errNoSession) {
+		if err := s.reg.end(context.Background(), s.id); err != nil && !errors.Is(err, ErrNoSession) {
 			s.reg.rt.log.Warn("closed session not removed", "error", err)
 		}
 	}()

@@ -27,8 +27,9 @@ const (
 	maxStreamRows = 10000              // open streams of one session that are read at once
 )
 
-// errNoSession means that no such session exists: never opened, ended or expired.
-var errNoSession = errors.New("mcp: no such session")
+// ErrNoSession means that no such session exists: it was never opened, ended or
+// expired.
+var ErrNoSession = errors.New("no such session")
 
 // A sessionRecord is what outlives the process of one session.
 type sessionRecord struct {
@@ -79,7 +80,7 @@ type streamChange struct {
 // one caller at a time.
 type sessionStore interface {
 	create(ctx context.Context, rec *sessionRecord) error
-	// load returns errNoSession for an unknown id, whatever time it is.
+	// load returns ErrNoSession for an unknown id, whatever time it is.
 	load(ctx context.Context, id string) (*sessionRecord, error)
 	// change rewrites a session's record.
 	change(ctx context.Context, id string, fn func(*sessionRecord)) error
@@ -156,7 +157,7 @@ func readSeen(tx *engine.Tx, rec *sessionRecord) error {
 func readSession(tx *engine.Tx, id string) (*sessionRecord, error) {
 	raw, err := tx.Get(tableSessions, []byte(id))
 	if errors.Is(err, engine.ErrNotFound) {
-		return nil, errNoSession
+		return nil, ErrNoSession
 	}
 	if err != nil {
 		return nil, err

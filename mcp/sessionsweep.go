@@ -37,7 +37,7 @@ func (r *sessions) sweep(ctx context.Context) error {
 	}
 	var errs []error
 	for _, id := range expired {
-		if err := r.end(ctx, id); !errors.Is(err, errNoSession) {
+		if err := r.end(ctx, id); !errors.Is(err, ErrNoSession) {
 			errs = append(errs, err)
 		}
 	}
@@ -123,7 +123,7 @@ func (r *sessions) endExpired(ctx context.Context, now time.Time) error {
 		return nil
 	})
 	for _, id := range over {
-		if endErr := r.end(ctx, id); !errors.Is(endErr, errNoSession) {
+		if endErr := r.end(ctx, id); !errors.Is(endErr, ErrNoSession) {
 			err = errors.Join(err, endErr)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/erlmcp/erlmcp/backupfmt/store"
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
+	"github.com/erlmcp/erlmcp/mcp"
 	"github.com/erlmcp/erlmcp/ops/backup"
 )
 
@@ -34,6 +35,24 @@ func (f fakeSource) Backup(ctx context.Context, r BackupRequest, report backup.R
 func (fakeSource) Status(context.Context) Status { return Status{Running: true, PID: 42} }
 func (fakeSource) Health(context.Context) Health {
 	return Health{Status: Yellow, Phase: PhaseServing, Components: map[string]Component{"disk": {Status: Yellow, Message: "m"}}}
+}
+
+func (fakeSource) ListSessions(_ context.Context, after string, limit int) ([]mcp.SessionInfo, error) {
+	return []mcp.SessionInfo{{ID: after + "+", Subscriptions: make([]string, limit)}}, nil
+}
+
+func (fakeSource) Session(_ context.Context, id string) (mcp.SessionInfo, error) {
+	if id == "broken" {
+		return mcp.SessionInfo{}, errors.New("the store is closing")
+	}
+	return mcp.SessionInfo{ID: id, Client: "c"}, nil
+}
+
+func (fakeSource) TerminateSession(_ context.Context, id string) error {
+	if id != "known" {
+		return mcp.ErrNoSession
+	}
+	return nil
 }
 
 func (f fakeSource) Verify(ctx context.Context, done func(integrity.Check)) (integrity.Report, error) {
@@ -67,6 +86,21 @@ func TestDocumentsTravelOverTheSocket(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, Yellow, h.Status)
 	require.Equal(t, "m", h.Components["disk"].Message)
+}
+
+func TestSessionsTravelOverTheSocket(t *testing.T) {
+	c := NewClient(serve(t, fakeSource{}))
+	list, err := c.ListSessions(context.Background(), "a/b?", 7)
+	require.NoError(t, err)
+	require.Equal(t, "a/b?+", list[0].ID)
+	require.Len(t, list[0].Subscriptions, 7)
+	info, err := c.Session(context.Background(), "x y")
+	require.NoError(t, err)
+	require.Equal(t, "x y", info.ID)
+	_, err = c.Session(context.Background(), "broken")
+	require.ErrorContains(t, err, "the store is closing")
+	require.NoError(t, c.TerminateSession(context.Background(), "known"))
+	require.ErrorIs(t, c.TerminateSession(context.Background(), "other"), mcp.ErrNoSession)
 }
 
 func TestVerifyStreamsEachCheckAndThenTheReport(t *testing.T) {

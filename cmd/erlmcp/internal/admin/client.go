@@ -13,6 +13,7 @@ import (
 
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
 	"github.com/erlmcp/erlmcp/internal/unixsocket"
+	"github.com/erlmcp/erlmcp/mcp"
 )
 
 // ErrNoServer means that no server runs on the data directory.
@@ -72,7 +73,12 @@ func (c *Client) Verify(ctx context.Context, done func(integrity.Check)) (integr
 }
 
 func (c *Client) get(ctx context.Context, path string, into any) error {
-	resp, err := c.do(ctx, http.MethodGet, path)
+	return c.ask(ctx, http.MethodGet, path, into)
+}
+
+// ask reads one document.
+func (c *Client) ask(ctx context.Context, method, path string, into any) error {
+	resp, err := c.do(ctx, method, path)
 	if err != nil {
 		return err
 	}
@@ -100,8 +106,15 @@ func (c *Client) send(ctx context.Context, method, path string, body io.Reader) 
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		resp.Body.Close()
-		return nil, fmt.Errorf("the server of %s answered %s to %s", c.dir, resp.Status, path)
+		defer resp.Body.Close()
+		var p problem
+		if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&p); err != nil || p.Error == "" {
+			return nil, fmt.Errorf("the server of %s answered %s to %s", c.dir, resp.Status, path)
+		}
+		if resp.StatusCode == http.StatusNotFound && p.Error == mcp.ErrNoSession.Error() {
+			return nil, mcp.ErrNoSession
+		}
+		return nil, fmt.Errorf("the server of %s: %s", c.dir, p.Error)
 	}
 	return resp, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
 	"github.com/erlmcp/erlmcp/internal/unixsocket"
+	"github.com/erlmcp/erlmcp/mcp"
 	"github.com/erlmcp/erlmcp/ops/backup"
 )
 
@@ -23,6 +24,10 @@ type Source interface {
 	Verify(ctx context.Context, done func(integrity.Check)) (integrity.Report, error)
 	// Backup stores the state in a repository; it stops early, changing nothing that counts, when ctx ends.
 	Backup(ctx context.Context, r BackupRequest, report backup.Report) (backup.Created, error)
+	// The MCP sessions, as the methods of mcp.Runtime give them.
+	ListSessions(ctx context.Context, after string, limit int) ([]mcp.SessionInfo, error)
+	Session(ctx context.Context, id string) (mcp.SessionInfo, error)
+	TerminateSession(ctx context.Context, id string) error
 }
 
 // Listen creates the admin socket of dir, replacing one that a killed process left. The caller holds the directory's lock.
@@ -41,6 +46,7 @@ func Handler(src Source) http.Handler {
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) { WriteJSON(w, http.StatusOK, src.Health(r.Context())) })
 	mux.HandleFunc("POST /verify", func(w http.ResponseWriter, r *http.Request) { streamVerify(w, r, src) })
 	mux.HandleFunc("POST /backup", func(w http.ResponseWriter, r *http.Request) { streamBackup(w, r, src) })
+	handleSessions(mux, src)
 	return mux
 }
 
