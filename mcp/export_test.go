@@ -28,3 +28,13 @@ func (r *Runtime) LimitConnection(remote string) { r.limitConnection(remote) }
 
 // ProgressTokens returns how many running requests ask for progress.
 func (r *Runtime) ProgressTokens() int64 { return r.stats.progress.Load() }
+
+// SweepSessions cleans up as the runtime does now and then.
+func (r *Runtime) SweepSessions() error { return r.sessions.sweep(context.Background()) }
+
+// LiveSessions returns how many HTTP sessions are in memory.
+func (r *Runtime) LiveSessions() int {
+	r.sessions.mu.Lock()
+	defer r.sessions.mu.Unlock()
+	return len(r.sessions.live)
+}

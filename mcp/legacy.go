@@ -67,7 +67,7 @@ func (f *front) legacyPost(w http.ResponseWriter, req *http.Request, list []enve
 		return
 	}
 	r := newReader()
-	st.attach(r)
+	st.attach(r, 0)
 	defer f.detach(ctx, st, r)
 	if !s.follow(st) {
 		f.refuse(w, req, sessionNotFound())
@@ -152,7 +152,7 @@ func (f *front) initialize(w http.ResponseWriter, req *http.Request, list []enve
 		}
 	}()
 	st, r := s.newStream(list, false), newReader()
-	st.attach(r)
+	st.attach(r, 0)
 	ctx := context.WithValue(req.Context(), httpRequestKey{}, req)
 	if err := s.conn.accept(ctx, list, false, st); err != nil {
 		f.refuse(w, req, s.refusal(err, list).withID(env.id))
@@ -215,7 +215,7 @@ func (f *front) legacyGet(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	r := newReader()
-	st.attach(r)
+	st.attach(r, 0)
 	defer f.detach(ctx, st, r)
 	pos, behind, err := st.start(ctx)
 	if err != nil {
@@ -245,7 +245,7 @@ func (f *front) resume(w http.ResponseWriter, req *http.Request, s *session) {
 		return
 	}
 	r := newReader()
-	st.attach(r)
+	st.attach(r, pos)
 	defer f.detach(ctx, st, r)
 	behind, err := st.begin(ctx, pos)
 	if errors.Is(err, errPurged) {

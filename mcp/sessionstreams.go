@@ -16,7 +16,9 @@ import (
 // This file joins a session with its streams and its record.
 
 func (s *session) stream(rec streamRecord, limit int) *stream {
-	return &stream{s: s, name: rec.Name, rec: rec, prime: s.protocol >= versionPriming, limit: limit}
+	st := &stream{s: s, name: rec.Name, rec: rec, prime: s.protocol >= versionPriming, limit: limit}
+	st.room.L = &st.mu
+	return st
 }
 
 // newStream returns the quiet stream of one POST request with these calls.

@@ -19,6 +19,8 @@ const (
 	maxWaitingEvents = 1000     // kept of a standalone stream: as many as a session may have subscriptions
 	maxKeptBytes     = 16 << 20 // kept of one stream; the newest event may be larger
 	tailBytes        = 64 << 10 // newest events held in memory too, so that a reader that keeps up reads no rows
+	maxUnread        = 64       // events that a connected reader of a call may be behind before the handler waits
+	maxUnreadBytes   = 4 << 20  // likewise
 	pageEvents       = 64       // read from the store at once, for a reader that does not
 	pageBytes        = 1 << 20
 )
@@ -59,8 +61,9 @@ type stream struct {
 	tail      []storedEvent
 	tailSize  int
 	reader    *reader
-	delivered int64 // standalone: written to a client up to here; rec.Delivered lags behind
-	closing   bool  // the reader is to end its response
+	room      sync.Cond // of mu: the reader advanced, or is gone
+	delivered int64     // standalone: written to a client up to here; rec.Delivered lags behind
+	closing   bool      // the reader is to end its response
 	retry     time.Duration
 }
 
@@ -74,6 +77,7 @@ type keptEvent struct {
 // A reader is the HTTP response that a stream's events go to.
 type reader struct {
 	wake chan struct{} // capacity 1: there is something to poll for
+	pos  int64         // it polled for what is behind; guarded by stream.mu
 }
 
 func newReader() *reader { return &reader{wake: make(chan struct{}, 1)} }
@@ -123,7 +127,27 @@ func (st *stream) put(ctx context.Context, call *Call, ev *Event) error {
 	if ev.repeatable && st.waiting(ev.Data) {
 		return nil
 	}
+	for st.crowded() {
+		st.room.Wait() // a client that takes nothing is given up after stallTimeout
+	}
+	if st.dead {
+		return errStreamDead
+	}
 	return st.commit(ctx, st.rec.Calls, false, ev.Data)
+}
+
+// crowded reports whether a call's handler must wait for its client to read.
+// st.mu is held.
+func (st *stream) crowded() bool {
+	if st.reader == nil || st.dead || st.name == standaloneName {
+		return false
+	}
+	n, size := 0, 0
+	for i := len(st.kept) - 1; i >= 0 && st.kept[i].pos > st.reader.pos; i-- {
+		n++
+		size += st.kept[i].size
+	}
+	return n >= maxUnread || size >= maxUnreadBytes
 }
 
 // waiting reports whether the same message is already there for a client that
@@ -173,7 +197,7 @@ func (st *stream) commit(ctx context.Context, calls []json.RawMessage, done bool
 		rec.Last = rec.Next
 		rec.Next++
 	}
-	for len(kept) > st.limit || size > maxKeptBytes && len(kept) > 1 {
+	for len(kept) > 1 && (len(kept) > st.limit || size > maxKeptBytes) && (st.name == standaloneName || st.read(kept[0].pos)) {
 		change.Drop = append(change.Drop, kept[0].pos)
 		size -= kept[0].size
 		kept = kept[1:]
@@ -190,6 +214,10 @@ func (st *stream) commit(ctx context.Context, calls []json.RawMessage, done bool
 	return nil
 }
 
+// read reports whether nobody who is connected still needs the event at pos.
+// st.mu is held.
+func (st *stream) read(pos int64) bool { return st.reader == nil || pos <= st.reader.pos }
+
 // remember keeps the newest events in memory. st.mu is held.
 func (st *stream) remember(events []storedEvent) {
 	for _, ev := range events {
@@ -204,6 +232,7 @@ func (st *stream) remember(events []storedEvent) {
 
 // signal wakes the reader. st.mu is held.
 func (st *stream) signal() {
+	st.room.Broadcast()
 	if st.reader == nil {
 		return
 	}
@@ -213,10 +242,12 @@ func (st *stream) signal() {
 	}
 }
 
-// attach makes r the stream's reader; the one before ends its response.
-func (st *stream) attach(r *reader) {
+// attach makes r, which reads behind pos, the stream's reader; the one before
+// ends its response.
+func (st *stream) attach(r *reader, pos int64) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	r.pos = pos
 	st.signal() // it finds that it is not the reader any more
 	st.reader, st.closing = r, false
 }
@@ -230,6 +261,7 @@ func (st *stream) detach(ctx context.Context, r *reader) error {
 		return nil
 	}
 	st.reader, st.closing = nil, false
+	st.room.Broadcast()
 	if st.dead || st.delivered == st.rec.Delivered {
 		return nil
 	}
@@ -352,6 +384,10 @@ func (st *stream) poll(ctx context.Context, r *reader, pos int64) (out outcome, 
 	defer st.mu.Unlock()
 	if st.dead || st.reader != r {
 		return outcome{durable: true, end: true}, nil
+	}
+	if pos > r.pos {
+		r.pos = pos
+		st.room.Broadcast()
 	}
 	if !st.durable {
 		if st.done {
