@@ -115,10 +115,6 @@ func BenchmarkEventAppend(b *testing.B) {
 			r := benchRuntime(b, b.TempDir())
 			srv := httptest.NewServer(r.Handler())
 			defer srv.Close()
-			b.SetParallelism(max(1, calls/runtime.GOMAXPROCS(0)))
-			if calls == 1 {
-				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0)) // RunParallel is not used
-			}
 			call := func(n int) {
 				h := open(b, srv.URL)
 				req, err := http.NewRequest(http.MethodPost, srv.URL, strings.NewReader(fmt.Sprintf(
