@@ -74,23 +74,23 @@
 // A tool registered with [AddTaskTool] answers with a task (SEP-2663) that is
 // in the store before the client learns its id:
 //
-//	tools/call ── one transaction: record, lease ── worker ── handler(ctx, *Task, in)
-//	                                                   │         Step, Sleep, Elicit, Ask: one
-//	tasks/get, tasks/update, tasks/cancel ── store ────┘         transaction each, then go on
+//		tools/call ── one transaction: record, lease ── worker ── handler(ctx, *Task, in)
+//		                                                   │         Step, Sleep, Elicit, Ask: one
+//		tasks/get, tasks/update, tasks/cancel ── store ────┘         transaction each, then go on
 //
-//   - A task belongs to its principal, never to a session. Any process that has
-//     the store answers for it.
-//   - Whoever runs a task holds a lease with a fencing token, which every write
-//     of the worker compares in its transaction. A worker that lost the lease
-//     to a cancellation or to another node can write nothing.
-//   - A handler that is started again, after a crash, a failed attempt or a stop
-//     of the server, gets the results of its finished steps from the journal.
-//     A handler that says it cannot be started again is reported as failed.
-//   - A handler that waits for an answer or a time occupies no worker; after a
-//     restart the waiting task is on disk only.
-//   - The queue, the workers, the tasks that have not ended and the journal of
-//     each are bounded ([TaskLimits]); over a bound a call is refused at once and
-//     nothing is stored.
+//	  - A task belongs to its principal, never to a session. Any process that has
+//	    the store answers for it.
+//	  - Whoever runs a task holds a lease with a fencing token, which every write
+//	    of the worker compares in its transaction. A worker that lost the lease
+//	    to a cancellation or to another node can write nothing.
+//	  - A handler that is started again, after a crash, a failed attempt or a stop
+//	    of the server, gets the results of its finished steps from the journal.
+//	    A handler that says it cannot be started again is reported as failed.
+//	  - A handler that waits for an answer or a time occupies no worker; after a
+//	    restart the waiting task is on disk only.
+//	  - The queue, the workers, the tasks that have not ended and the journal of
+//	    each are bounded ([TaskLimits]); over a bound a call is refused at once and
+//	    nothing is stored.
 //
 // Tasks on the wire are those of protocol 2026-07-28. What 2025-11-25 calls
 // tasks is a different, experimental protocol that the official SDK does not

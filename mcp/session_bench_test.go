@@ -19,8 +19,8 @@ import (
 	"github.com/erlmcp/erlmcp/mcp"
 )
 
-// benchRuntime is a runtime on a directory, whose commits wait for the disk.
-func benchRuntime(b *testing.B, dir string) *mcp.Runtime {
+// benchSessions is a runtime on a directory, whose commits wait for the disk.
+func benchSessions(b *testing.B, dir string) *mcp.Runtime {
 	b.Helper()
 	store, err := engine.Open(dir, engine.Options{})
 	require.NoError(b, err)
@@ -64,7 +64,7 @@ const parallelism = 64
 
 // BenchmarkSessionCreate is initialize: one durable commit each.
 func BenchmarkSessionCreate(b *testing.B) {
-	r := benchRuntime(b, b.TempDir())
+	r := benchSessions(b, b.TempDir())
 	b.SetParallelism(parallelism / runtime.GOMAXPROCS(0))
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
@@ -112,7 +112,7 @@ func BenchmarkSessionResume(b *testing.B) {
 func BenchmarkEventAppend(b *testing.B) {
 	for _, calls := range []int{1, parallelism} {
 		b.Run(fmt.Sprintf("calls=%d", calls), func(b *testing.B) {
-			r := benchRuntime(b, b.TempDir())
+			r := benchSessions(b, b.TempDir())
 			srv := httptest.NewServer(r.Handler())
 			defer srv.Close()
 			call := func(n int) {

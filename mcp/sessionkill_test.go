@@ -68,8 +68,8 @@ func serveForKill(where string) error {
 	return http.Serve(l, r.Handler())
 }
 
-// victim is a server process that gets killed and started again.
-type victim struct {
+// killable is a server process that gets killed and started again.
+type killable struct {
 	t       *testing.T
 	dir     string
 	address string
@@ -77,14 +77,14 @@ type victim struct {
 	cmd     *exec.Cmd
 }
 
-func newVictim(t *testing.T) *victim {
-	v := &victim{t: t, dir: t.TempDir(), address: "127.0.0.1:0"}
+func newKillable(t *testing.T) *killable {
+	v := &killable{t: t, dir: t.TempDir(), address: "127.0.0.1:0"}
 	v.start()
 	t.Cleanup(v.kill)
 	return v
 }
 
-func (v *victim) start() {
+func (v *killable) start() {
 	v.t.Helper()
 	v.cmd = exec.Command(os.Args[0])
 	v.cmd.Env = append(os.Environ(), serveVariable+"="+v.dir+" "+v.address)
@@ -98,19 +98,19 @@ func (v *victim) start() {
 	v.address = strings.TrimPrefix(v.url, "http://") // the same one next time
 }
 
-func (v *victim) kill() {
+func (v *killable) kill() {
 	_ = v.cmd.Process.Kill()
 	_ = v.cmd.Wait()
 }
 
-func (v *victim) restart() {
+func (v *killable) restart() {
 	v.t.Helper()
 	v.kill()
 	v.start()
 }
 
 func TestOfficialClientGoesOnAfterKillNine(t *testing.T) {
-	v := newVictim(t)
+	v := newKillable(t)
 	var counted atomic.Int64
 	var disorder atomic.Bool
 	updated := make(chan string, 1000)
@@ -162,7 +162,7 @@ func TestOfficialClientGoesOnAfterKillNine(t *testing.T) {
 }
 
 func TestServerRequestIDsNeverRepeatAfterKillNine(t *testing.T) {
-	v := newVictim(t)
+	v := newKillable(t)
 	status, _, header := post(t, v.url, nil, strings.Replace(initialize, `"capabilities":{}`, `"capabilities":{"elicitation":{}}`, 1))
 	require.Equal(t, http.StatusOK, status)
 	h := map[string]string{"Mcp-Session-Id": header.Get("Mcp-Session-Id"), "Mcp-Protocol-Version": oldProtocol}
