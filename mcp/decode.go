@@ -34,6 +34,9 @@ var decoders = map[string]decoder{
 	"tools/list":               decodeParams[sdk.ListToolsParams],
 	methodToolsCall:            decodeParams[sdk.CallToolParamsRaw],
 	methodListen:               decodeParams[sdk.SubscriptionsListenParams],
+	methodTasksGet:             decodeParams[taskParams],
+	methodTasksUpdate:          decodeParams[taskParams],
+	methodTasksCancel:          decodeParams[taskParams],
 }
 
 // notificationDecoders are the notifications that mean something to a server

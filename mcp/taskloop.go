@@ -63,7 +63,7 @@ func (tr *taskRunner) pass(ctx context.Context) (time.Duration, error) {
 		before[id] = run
 	}
 	tr.mu.Unlock()
-	view, err := tr.store.survey(ctx, room)
+	view, err := tr.store.survey(ctx, room, func(tool string) bool { return tr.tool(tool) != nil })
 	if err != nil {
 		return 0, err
 	}

@@ -87,8 +87,8 @@ type readyTask struct {
 }
 
 // survey reads the queue as this node has applied it. At most limit tasks that
-// are due are returned.
-func (s taskStore) survey(ctx context.Context, limit int) (v queueView, err error) {
+// are due are returned, all of tools that known accepts.
+func (s taskStore) survey(ctx context.Context, limit int, known func(tool string) bool) (v queueView, err error) {
 	err = s.store.ViewLocal(ctx, func(tx *engine.Tx) error {
 		v = queueView{leases: make(map[string]leaseEntry), owners: make(map[string]ownerEntry)}
 		now := tx.Now().UnixMilli()
@@ -115,7 +115,7 @@ func (s taskStore) survey(ctx context.Context, limit int) (v queueView, err erro
 					v.later++
 					return true
 				}
-				if v.due++; len(v.ready) < limit {
+				if v.due++; len(v.ready) < limit && known(string(value)) {
 					v.ready = append(v.ready, readyTask{due: due, id: id, tool: string(value)})
 				}
 			}
