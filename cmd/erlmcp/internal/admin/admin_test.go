@@ -24,6 +24,7 @@ import (
 
 // fakeSource answers with fixed documents.
 type fakeSource struct {
+	Tasks  // only of tests about tasks
 	verify func(ctx context.Context, done func(integrity.Check)) (integrity.Report, error)
 	backup func(ctx context.Context, r BackupRequest, report backup.Report) (backup.Created, error)
 }
@@ -101,6 +102,41 @@ func TestSessionsTravelOverTheSocket(t *testing.T) {
 	require.ErrorContains(t, err, "the store is closing")
 	require.NoError(t, c.TerminateSession(context.Background(), "known"))
 	require.ErrorIs(t, c.TerminateSession(context.Background(), "other"), mcp.ErrNoSession)
+}
+
+// fakeTasks answers with the id it was asked for.
+type fakeTasks struct{}
+
+func (fakeTasks) ListTasks(_ context.Context, after string, limit int, f mcp.TaskFilter) ([]mcp.TaskInfo, error) {
+	return []mcp.TaskInfo{{ID: after + "+", Attempt: limit, Tool: f.Tool, Status: f.Status, Principal: f.Principal}}, nil
+}
+
+func (fakeTasks) Task(_ context.Context, id string) (mcp.TaskInfo, error) {
+	return mcp.TaskInfo{ID: id}, nil
+}
+
+func (fakeTasks) CancelTask(context.Context, string) (mcp.TaskInfo, error) {
+	return mcp.TaskInfo{}, mcp.ErrNoTask
+}
+
+func (fakeTasks) RetryTask(context.Context, string) (mcp.TaskInfo, error) {
+	return mcp.TaskInfo{}, mcp.ErrNotRetryable
+}
+
+func TestTasksTravelOverTheSocket(t *testing.T) {
+	c := NewClient(serve(t, fakeSource{Tasks: fakeTasks{}}))
+	ctx := context.Background()
+	filter := mcp.TaskFilter{Tool: "a&b", Status: mcp.TaskWorking, Principal: "x y"}
+	list, err := c.ListTasks(ctx, "a/b?", 7, filter)
+	require.NoError(t, err)
+	require.Equal(t, []mcp.TaskInfo{{ID: "a/b?+", Attempt: 7, Tool: "a&b", Status: mcp.TaskWorking, Principal: "x y"}}, list)
+	info, err := c.Task(ctx, "x y")
+	require.NoError(t, err)
+	require.Equal(t, "x y", info.ID)
+	_, err = c.CancelTask(ctx, "x")
+	require.ErrorIs(t, err, mcp.ErrNoTask)
+	_, err = c.RetryTask(ctx, "x")
+	require.ErrorIs(t, err, mcp.ErrNotRetryable)
 }
 
 func TestVerifyStreamsEachCheckAndThenTheReport(t *testing.T) {

@@ -111,8 +111,10 @@ func (c *Client) send(ctx context.Context, method, path string, body io.Reader) 
 		if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&p); err != nil || p.Error == "" {
 			return nil, fmt.Errorf("the server of %s answered %s to %s", c.dir, resp.Status, path)
 		}
-		if resp.StatusCode == http.StatusNotFound && p.Error == mcp.ErrNoSession.Error() {
-			return nil, mcp.ErrNoSession
+		for _, known := range []error{mcp.ErrNoSession, mcp.ErrNoTask, mcp.ErrNotRetryable} {
+			if resp.StatusCode == http.StatusNotFound && p.Error == known.Error() {
+				return nil, known
+			}
 		}
 		return nil, fmt.Errorf("the server of %s: %s", c.dir, p.Error)
 	}

@@ -10,9 +10,11 @@
 //	POST /verify     runs the integrity checks; one JSON object per line: each check as it ends, then the report
 //	POST /backup     stores the state in a repository; one JSON object per line: progress, then what was stored
 //	GET  /sessions?after=ID&limit=N, GET /sessions/ID, DELETE /sessions/ID    the MCP sessions; DELETE ends one
+//	GET  /tasks?after=ID&limit=N&status=S&tool=T&principal=P, GET /tasks/ID     the durable tasks
+//	POST /tasks/ID/cancel, POST /tasks/ID/retry
 //
 // Both exist while the server runs and are removed when it stops. After a kill -9 they are left behind; the next server
 // replaces them, which is safe because it holds the directory's lock by then, and a client notices that nobody listens.
-// Whoever may open the socket may read the whole state, hence its mode; all it changes is to end sessions. Requests may carry
+// Whoever may open the socket may read the whole state, hence its mode; all it changes is to end sessions, and to cancel and retry tasks. Requests may carry
 // the passphrase of a repository, which is neither logged nor kept.
 package admin

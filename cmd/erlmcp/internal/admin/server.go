@@ -28,6 +28,7 @@ type Source interface {
 	ListSessions(ctx context.Context, after string, limit int) ([]mcp.SessionInfo, error)
 	Session(ctx context.Context, id string) (mcp.SessionInfo, error)
 	TerminateSession(ctx context.Context, id string) error
+	Tasks
 }
 
 // Listen creates the admin socket of dir, replacing one that a killed process left. The caller holds the directory's lock.
@@ -47,6 +48,7 @@ func Handler(src Source) http.Handler {
 	mux.HandleFunc("POST /verify", func(w http.ResponseWriter, r *http.Request) { streamVerify(w, r, src) })
 	mux.HandleFunc("POST /backup", func(w http.ResponseWriter, r *http.Request) { streamBackup(w, r, src) })
 	handleSessions(mux, src)
+	handleTasks(mux, src)
 	return mux
 }
 

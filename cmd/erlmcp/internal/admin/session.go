@@ -41,7 +41,7 @@ type problem struct {
 // answer sends doc, or what went wrong.
 func answer(w http.ResponseWriter, doc any, err error) {
 	switch {
-	case errors.Is(err, mcp.ErrNoSession):
+	case errors.Is(err, mcp.ErrNoSession), errors.Is(err, mcp.ErrNoTask), errors.Is(err, mcp.ErrNotRetryable):
 		WriteJSON(w, http.StatusNotFound, problem{err.Error()})
 	case err != nil:
 		WriteJSON(w, http.StatusInternalServerError, problem{err.Error()})
