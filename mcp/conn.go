@@ -46,6 +46,8 @@ type Conn struct {
 	http    *session // for HTTP: takes the outbound messages; otherwise nil
 	journal Journal
 
+	life   context.Context // ends with Close
+	die    context.CancelFunc
 	in     chan jsonrpc.Message
 	ended  chan struct{} // closed by EndOfInput
 	idle   chan struct{} // closed when ended and no call is left
@@ -87,8 +89,9 @@ type Call struct {
 
 	identity *Identity // never nil
 
-	http     *stream // for sessions over HTTP: where answers and messages of the call go
-	internal bool    // made by inject: its answer goes nowhere
+	cancel   context.CancelFunc // of a direct call
+	http     *stream            // for sessions over HTTP: where answers and messages of the call go
+	internal bool               // made by inject: its answer goes nowhere
 }
 
 // batchReply gathers the answers to one inbound batch.
@@ -119,8 +122,9 @@ func (r *Runtime) NewConn(sink Sink, o ConnOptions) *Conn {
 		o.Drain = 10 * time.Second
 	}
 	setDefault(&o.Principal, Anonymous)
+	life, die := context.WithCancel(context.Background())
 	return &Conn{
-		rt: r, opts: o, sink: sink, journal: o.Journal,
+		rt: r, opts: o, sink: sink, journal: o.Journal, life: life, die: die,
 		in:    make(chan jsonrpc.Message),
 		ended: make(chan struct{}), idle: make(chan struct{}), closed: make(chan struct{}),
 		calls: make(map[jsonrpc.ID]*Call),
@@ -230,9 +234,17 @@ func (c *Conn) push(ctx context.Context, env *envelope) error {
 	if req, ok := msg.(*jsonrpc.Request); ok {
 		c.mu.Lock()
 		if call := c.calls[req.ID]; call != nil && env.isCall() {
+			if c.isDirect(env) {
+				c.direct(call, env.params)
+				c.mu.Unlock()
+				return nil
+			}
 			req.Extra = call.extra
 		}
 		c.mu.Unlock()
+		if env.method == "notifications/cancelled" {
+			c.cancelDirect(env.params)
+		}
 	} else if !c.resolve(msg.(*jsonrpc.Response)) {
 		c.rt.stats.strayAnswers.Add(1)
 		c.rt.log.Debug("answer to no open request", "id", string(env.id))
@@ -421,6 +433,7 @@ func (c *Conn) Close() error {
 	}
 	clear(c.calls)
 	close(c.closed)
+	c.die()
 	c.mu.Unlock()
 	if c.http != nil {
 		return c.http.closed()

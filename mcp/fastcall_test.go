@@ -4,11 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/jsonschema-go/jsonschema"
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
@@ -135,39 +138,94 @@ func addMirror(s *sdk.Server) {
 }
 
 func TestShortWayOfToolsCallEqualsTheLongOne(t *testing.T) {
-	r, _ := newRuntime(t, mcp.Options{})
-	addMirror(r.Server())
-	bare := sdk.NewStreamableHTTPHandler(func(*http.Request) *sdk.Server { return r.Server() }, &sdk.StreamableHTTPOptions{Stateless: true})
-	send := func(h http.Handler, body string) (int, rpcAnswer) {
-		req := httptest.NewRequest(http.MethodPost, "http://localhost/mcp", strings.NewReader(body))
-		for k, v := range statelessHeaders("tools/call", "mirror", "Content-Type", "application/json", "Accept", "application/json, text/event-stream") {
-			req.Header.Set(k, v)
-		}
-		rec := httptest.NewRecorder()
-		h.ServeHTTP(rec, req)
-		data := rec.Body.Bytes()
-		if rec.Header().Get("Content-Type") == "text/event-stream" {
-			data = lastEvent(data)
-		} else {
-			require.NotContains(t, rec.Body.String(), "\n")
-		}
-		var answer rpcAnswer
-		require.NoError(t, json.Unmarshal(data, &answer), "%s", data)
-		return rec.Code, answer
+	for _, version := range []string{newProtocol, oldProtocol} {
+		t.Run(version, func(t *testing.T) {
+			r, _ := newRuntime(t, mcp.Options{})
+			addMirror(r.Server())
+			bare := sdk.NewStreamableHTTPHandler(func(*http.Request) *sdk.Server { return r.Server() }, &sdk.StreamableHTTPOptions{Stateless: version == newProtocol})
+			ours, theirs := newDirectClient(t, r.Handler(), version), newDirectClient(t, bare, version)
+			d := dice{rand.New(rand.NewPCG(1, 2))}
+			for i := range 500 {
+				arguments := d.pick("", d.object(2, "a", "b"), d.value(1))
+				if i%2 == 0 {
+					arguments = `{"result":` + d.result() + `}`
+				}
+				body := request(d.pick("7", `"id"`, `"i\u0064"`, "-3"), "tools/call", d.params("mirror", arguments))
+				if version == oldProtocol {
+					body = strings.Replace(body, `"io.modelcontextprotocol/protocolVersion":"2026-07-28",`, "", 1)
+				}
+				gotStatus, got := ours.send(body)
+				wantStatus, want := theirs.send(body)
+				require.Equal(t, wantStatus, gotStatus, body)
+				require.Equal(t, want.Error.Code, got.Error.Code, "%s: %s", body, got.Error.Message)
+				if want.Error.Code == 0 {
+					require.JSONEq(t, string(want.Result), string(got.Result), body)
+				}
+			}
+		})
 	}
-	d := dice{rand.New(rand.NewPCG(1, 2))}
-	for i := range 600 {
-		arguments := d.pick("", d.object(2, "a", "b"), d.value(1))
-		if i%2 == 0 {
-			arguments = `{"result":` + d.result() + `}`
-		}
-		body := request(d.pick("7", `"id"`, `"i\u0064"`, "-3"), "tools/call", d.params("mirror", arguments))
-		gotStatus, got := send(r.Handler(), body)
-		wantStatus, want := send(bare, body)
-		require.Equal(t, wantStatus, gotStatus, body)
-		require.Equal(t, want.Error.Code, got.Error.Code, "%s: %s", body, got.Error.Message)
-		if want.Error.Code == 0 {
-			require.JSONEq(t, string(want.Result), string(got.Result), body)
+}
+
+// directClient sends requests to a handler without a network between.
+type directClient struct {
+	t      *testing.T
+	h      http.Handler
+	header map[string]string
+}
+
+func newDirectClient(t *testing.T, h http.Handler, version string) *directClient {
+	c := &directClient{t: t, h: h, header: map[string]string{"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}}
+	if version == newProtocol {
+		c.header = with(c.header, "Mcp-Protocol-Version", newProtocol, "Mcp-Method", "tools/call", "Mcp-Name", "mirror")
+		return c
+	}
+	rec := c.post(initialize)
+	require.Equal(t, http.StatusOK, rec.Code)
+	c.header = with(c.header, "Mcp-Session-Id", rec.Header().Get("Mcp-Session-Id"), "Mcp-Protocol-Version", version)
+	return c
+}
+
+func (c *directClient) post(body string) *httptest.ResponseRecorder {
+	req := httptest.NewRequest(http.MethodPost, "http://localhost/mcp", strings.NewReader(body))
+	for k, v := range c.header {
+		req.Header.Set(k, v)
+	}
+	rec := httptest.NewRecorder()
+	c.h.ServeHTTP(rec, req)
+	return rec
+}
+
+func (c *directClient) send(body string) (int, rpcAnswer) {
+	rec := c.post(body)
+	data := rec.Body.Bytes()
+	if rec.Header().Get("Content-Type") == "text/event-stream" {
+		data = lastEvent(data)
+	} else {
+		require.NotContains(c.t, rec.Body.String(), "\n")
+	}
+	var answer rpcAnswer
+	require.NoError(c.t, json.Unmarshal(data, &answer), "%s", data)
+	return rec.Code, answer
+}
+
+// TestCancelledCallOfASessionIsAnswered: the short way knows cancellations too.
+func TestCancelledCallOfASessionIsAnswered(t *testing.T) {
+	r, _ := newRuntime(t, mcp.Options{})
+	url := serveHTTP(t, r).URL
+	session := open(t, url)
+	answered := make(chan rpcAnswer, 1)
+	go func() {
+		_, answer, _ := post(t, url, session, `{"jsonrpc":"2.0","id":"w","method":"tools/call","params":{"name":"wait","arguments":{}}}`)
+		answered <- answer
+	}()
+	for {
+		status, _, _ := post(t, url, session, `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"w"}}`)
+		require.Equal(t, http.StatusAccepted, status)
+		select {
+		case answer := <-answered:
+			require.Contains(t, string(answer.Result), "context canceled")
+			return
+		case <-time.After(5 * time.Millisecond): // the call may not have arrived yet
 		}
 	}
 }
@@ -235,7 +293,8 @@ func TestTypedToolsBehaveAsTheSDKs(t *testing.T) {
 		d.Shuffle(len(fields), func(i, j int) { fields[i], fields[j] = fields[j], fields[i] })
 		return json.RawMessage(d.pick("{}", "{"+strings.Join(fields, ",")+"}", "{"+strings.Join(fields, ",")+"}", "{"+strings.Join(fields, ",")+"}", "[]", "null", `"x"`))
 	}
-	for name, tool := range byName {
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		tool := byName[name]
 		theirs, ok := strings.CutSuffix(name, "-ours")
 		if !ok {
 			continue
@@ -263,6 +322,9 @@ func canonical(t *testing.T, res *sdk.CallToolResult) string {
 		text, ok := c.(*sdk.TextContent)
 		if ok && strings.HasPrefix(text.Text, "validating \"arguments\": validating root") {
 			text.Text = "invalid" // which of several mistakes is found first is a matter of chance
+		}
+		if ok && strings.HasPrefix(text.Text, "json: cannot unmarshal") {
+			text.Text = "not for this type" // the SDK's names a part of its own re-encoding
 		}
 		var v any
 		if ok && json.Unmarshal([]byte(text.Text), &v) == nil {

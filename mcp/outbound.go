@@ -34,9 +34,7 @@ func (c *Conn) writeResponse(ctx context.Context, resp *jsonrpc.Response) error 
 		return err
 	}
 	if limit := c.rt.opts.MaxMessageBytes; int64(len(data)) > limit {
-		tooLarge := &jsonrpc.Error{Code: CodeMessageTooLarge, Message: fmt.Sprintf(
-			"the answer has %d bytes, more than the limit of %d; ask for less", len(data), limit)}
-		if data, err = encodeResponse(&jsonrpc.Response{ID: resp.ID, Error: tooLarge}); err != nil {
+		if data, err = encodeResponse(&jsonrpc.Response{ID: resp.ID, Error: answerTooLarge(len(data), limit)}); err != nil {
 			return err
 		}
 	}
