@@ -23,7 +23,7 @@ func (c *Conn) isDirect(env *envelope) bool {
 func (c *Conn) direct(call *Call, params []byte) {
 	ctx, cancel := context.WithCancel(c.life)
 	call.cancel = cancel
-	go c.runDirect(call.within(ctx), call, params)
+	c.rt.workers.run(func() { c.runDirect(call.within(ctx), call, params) })
 }
 
 func (c *Conn) runDirect(ctx context.Context, call *Call, params []byte) {

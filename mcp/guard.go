@@ -99,12 +99,27 @@ func answerPreflight(w http.ResponseWriter, req *http.Request) {
 	h.Set("Allow", "GET, POST, DELETE, OPTIONS")
 	if req.Header.Get("Origin") != "" {
 		h.Set("Access-Control-Allow-Methods", "GET, POST, DELETE")
-		h.Set("Access-Control-Allow-Headers",
+		h.Set("Access-Control-Allow-Headers", allowedHeaders(req)+
 			"Accept, Authorization, Content-Type, Last-Event-ID, Mcp-Method, Mcp-Name, Mcp-Protocol-Version, Mcp-Session-Id")
 		h.Set("Access-Control-Max-Age", "600")
 	}
 	w.WriteHeader(http.StatusNoContent)
 }
+
+// allowedHeaders names the Mcp-Param headers that the page asks for: which
+// there are depends on the tools.
+func allowedHeaders(req *http.Request) string {
+	var list strings.Builder
+	for name := range strings.SplitSeq(req.Header.Get("Access-Control-Request-Headers"), ",") {
+		name = http.CanonicalHeaderKey(strings.TrimSpace(name))
+		if strings.HasPrefix(name, headerParamPrefix) {
+			list.WriteString(name + ", ")
+		}
+	}
+	return list.String()
+}
+
+const usualAccept = "application/json, text/event-stream"
 
 // checkPostHeaders checks that the body is JSON and the client can read what
 // we answer with.
@@ -112,6 +127,9 @@ func checkPostHeaders(h http.Header) *wireError {
 	if h.Get("Content-Encoding") != "" {
 		return refuse(http.StatusUnsupportedMediaType, jsonrpc.CodeInvalidRequest,
 			"unsupported Content-Encoding %q: send the body as it is", h.Get("Content-Encoding"))
+	}
+	if h.Get("Content-Type") == "application/json" && h.Get("Accept") == usualAccept {
+		return nil // what nearly all clients send
 	}
 	media, params, err := mime.ParseMediaType(h.Get("Content-Type"))
 	if err != nil || media != "application/json" {

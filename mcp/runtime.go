@@ -174,6 +174,7 @@ type Runtime struct {
 	listeners   *listeners
 	catalog     catalog
 	stateless   *stateless
+	workers     *workers
 
 	base     sdk.MethodHandler // the SDK's own dispatch, behind all middleware
 	chain    sdk.MethodHandler // dispatch through all middleware; set by ready
@@ -209,6 +210,7 @@ func NewRuntime(store Store, o Options) (*Runtime, error) {
 	r.listeners = newListeners(r)
 	r.catalog.rt = r
 	r.stateless = newStateless(r)
+	r.workers = newWorkers(r.done)
 	r.info = &sdk.Implementation{Name: o.Name, Title: o.Title, Version: o.Version}
 	r.signature = signatureOf(r.info)
 	r.server = sdk.NewServer(

@@ -8,6 +8,7 @@ import (
 	"github.com/mark3labs/mcp-go/server"
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/erlmcp/erlmcp/internal/gcfloor"
 	erlmcp "github.com/erlmcp/erlmcp/mcp"
 )
 
@@ -30,12 +31,16 @@ func openOurs(typed bool) func(string) (http.Handler, func(), error) {
 		if err != nil {
 			return nil, nil, err
 		}
+		stop := gcfloor.Start(32 << 20) // as erlmcp serve does
 		if typed {
 			erlmcp.AddTool(r, echoTool, echo)
 		} else {
 			sdk.AddTool(r.Server(), echoTool, echo)
 		}
-		return r.Handler(), func() { _ = r.Close() }, nil
+		return r.Handler(), func() {
+			_ = r.Close()
+			stop()
+		}, nil
 	}
 }
 
