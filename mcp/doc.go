@@ -27,6 +27,21 @@
 // to keep anything. subscriptions/listen tells of changed lists, resources and
 // tasks until the client leaves, on every carrier.
 //
+// # State without sessions
+//
+// A tool that must ask the client something returns [Runtime.Ask]: what it knows
+// so far travels with the question, sealed, and [Runtime.OpenState] gives it
+// back with the answer, on any node. What must outlive a question is kept under
+// a [Handle], and what must be finished is a task.
+//
+// # Fast where it matters
+//
+// tools/call goes past the SDK's message queue and its decoders; everything
+// else about it, middleware, handler and session, is the SDK's. [AddTool] is the
+// SDK's function of that name without its 32 KiB of buffers per argument. A
+// server under load gains about as much again from a higher GOGC; erlmcp serve
+// sets one by itself.
+//
 // # Nothing bad gets in
 //
 // Every message is checked before the SDK sees it: size, UTF-8, JSON, JSON-RPC,

@@ -38,3 +38,6 @@ func (r *Runtime) LiveSessions() int {
 	defer r.sessions.mu.Unlock()
 	return len(r.sessions.live)
 }
+
+// WithIdentity makes contexts of principals.
+func WithIdentity(ctx context.Context, id *Identity) context.Context { return withIdentity(ctx, id) }

@@ -69,6 +69,8 @@ type Options struct {
 	MaxPending      int           // unanswered requests of one connection; default 1000
 	MaxSubscription int           // resource subscriptions of one session; default 1000
 	MaxProgress     int           // running requests with a progress token; default 10000
+	MaxHandles      int           // state handles of one principal; default 1000
+	StateTTL        time.Duration // how long a requestState is accepted; default 15 min
 
 	// Rates bounds what one client may ask for per second.
 	Rates RateLimits
@@ -107,11 +109,14 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.MaxSubscription, 1000)
 	setDefault(&o.MaxProgress, 10000)
 	o.Rates.setDefaults()
+	setDefault(&o.MaxHandles, 1000)
+	setDefault(&o.StateTTL, 15*time.Minute)
 	for name, v := range map[string]int64{
 		"SessionTimeout": int64(o.SessionTimeout), "EvictAfter": int64(o.EvictAfter), "EventTTL": int64(o.EventTTL), "StreamAfter": int64(o.StreamAfter), "CallTimeout": int64(o.CallTimeout),
 		"BodyTimeout": int64(o.BodyTimeout), "KeepAlive": int64(o.KeepAlive),
 		"MaxSessions": int64(o.MaxSessions), "MaxRequests": int64(o.MaxRequests), "MaxStreams": int64(o.MaxStreams),
 		"MaxPending": int64(o.MaxPending), "MaxSubscription": int64(o.MaxSubscription), "MaxProgress": int64(o.MaxProgress),
+		"MaxHandles": int64(o.MaxHandles), "StateTTL": int64(o.StateTTL),
 	} {
 		if v < 0 {
 			return o, fmt.Errorf("mcp: %s is negative", name)
@@ -175,6 +180,7 @@ type Runtime struct {
 	catalog     catalog
 	stateless   *stateless
 	workers     *workers
+	stateSecret secret
 
 	base     sdk.MethodHandler // the SDK's own dispatch, behind all middleware
 	chain    sdk.MethodHandler // dispatch through all middleware; set by ready
@@ -211,6 +217,7 @@ func NewRuntime(store Store, o Options) (*Runtime, error) {
 	r.catalog.rt = r
 	r.stateless = newStateless(r)
 	r.workers = newWorkers(r.done)
+	r.stateSecret = secret{store: r.store, name: keyStateSecret}
 	r.info = &sdk.Implementation{Name: o.Name, Title: o.Title, Version: o.Version}
 	r.signature = signatureOf(r.info)
 	r.server = sdk.NewServer(
