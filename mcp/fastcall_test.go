@@ -187,6 +187,7 @@ func newDirectClient(t *testing.T, h http.Handler, version string) *directClient
 
 func (c *directClient) post(body string) *httptest.ResponseRecorder {
 	req := httptest.NewRequest(http.MethodPost, "http://localhost/mcp", strings.NewReader(body))
+	req.RemoteAddr = "127.0.0.1:1" // others are limited in what they may ask for
 	for k, v := range c.header {
 		req.Header.Set(k, v)
 	}
