@@ -33,6 +33,7 @@ func BenchmarkEcho(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			send := func(header http.Header, body string) *httptest.ResponseRecorder {
 				req := httptest.NewRequest(http.MethodPost, "http://localhost/mcp", strings.NewReader(body))
+				req.RemoteAddr = "127.0.0.1:1" // not limited
 				req.Header = header
 				rec := httptest.NewRecorder()
 				c.handler.ServeHTTP(rec, req)

@@ -407,6 +407,7 @@ func FuzzHandler(f *testing.F) {
 	h := r.Handler()
 	serve := func(body, version, session string) *httptest.ResponseRecorder {
 		req := httptest.NewRequest(http.MethodPost, "http://localhost/mcp", strings.NewReader(body))
+		req.RemoteAddr = "127.0.0.1:1" // not limited
 		req.Header.Set("Content-Type", "application/json")
 		req.Header.Set("Accept", "*/*")
 		if version != "" {

@@ -54,6 +54,7 @@ func exchangeRaw(h http.Handler, session, body string) *httptest.ResponseRecorde
 		req.Header.Set("Mcp-Session-Id", session)
 		req.Header.Set("Mcp-Protocol-Version", oldProtocol)
 	}
+	req.RemoteAddr = "127.0.0.1:1" // not limited
 	rec := httptest.NewRecorder()
 	h.ServeHTTP(rec, req)
 	return rec

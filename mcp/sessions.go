@@ -309,7 +309,7 @@ func (s *session) revive(ctx context.Context, principal string) error {
 // state is what the SDK knew of the session.
 func (rec *sessionRecord) state() (*sdk.ServerSessionState, error) {
 	params := new(sdk.InitializeParams)
-	if err := json.Unmarshal(rec.Params, params); err != nil {
+	if err := decodeJSON(rec.Params, params); err != nil {
 		return nil, fmt.Errorf("mcp: initialize parameters of a stored session: %w", err)
 	}
 	// The SDK reads roots into a field of another name than its type has for JSON.
@@ -318,7 +318,7 @@ func (rec *sessionRecord) state() (*sdk.ServerSessionState, error) {
 			Roots *sdk.RootCapabilities `json:"roots"`
 		} `json:"capabilities"`
 	}
-	if err := json.Unmarshal(rec.Params, &roots); err == nil && params.Capabilities != nil {
+	if err := decodeJSON(rec.Params, &roots); err == nil && params.Capabilities != nil {
 		params.Capabilities.RootsV2 = roots.Capabilities.Roots
 	}
 	state := &sdk.ServerSessionState{
