@@ -23,7 +23,9 @@ type VerifyOptions struct {
 	// the repository remembers, so that coverage is a fact and not luck. Needs ReadData.
 	Budget float64
 	// Heal writes objects that could be restored from their parity or copy back to the store.
-	Heal     bool
+	Heal bool
+	// NoLedger leaves the ledger as it is: nothing at all is written.
+	NoLedger bool
 	Progress func(object string, done, total int64) // bytes; may be nil
 }
 
@@ -419,5 +421,8 @@ func (v *verifier) finish(ctx context.Context) error {
 		}
 	}
 	v.rep.Oldest = v.ledger.oldest(v.refs)
+	if v.o.NoLedger {
+		return nil
+	}
 	return v.ledger.save(ctx, v.r.st)
 }

@@ -116,8 +116,20 @@ func (im *Image) release() {
 // Rows calls fn for every row of every table, the engine's own included, ascending by (table, key). The row and its
 // slices are valid during the call only. An error of fn or of ctx ends the reading and is returned.
 func (im *Image) Rows(ctx context.Context, fn func(*Row) error) error {
+	return im.rows(ctx, &pebble.IterOptions{LowerBound: []byte{spaceRow}, UpperBound: []byte{spaceRow + 1}}, fn)
+}
+
+// TableRows is Rows for one table.
+func (im *Image) TableRows(ctx context.Context, table string, fn func(*Row) error) error {
+	if !validName(table) {
+		return fmt.Errorf("%w: table name %q is not [a-z0-9_]{1,64}", ErrInvalid, table)
+	}
+	return im.rows(ctx, &pebble.IterOptions{LowerBound: appendRowKey(nil, table, nil), UpperBound: append(append([]byte{spaceRow}, table...), 1)}, fn)
+}
+
+func (im *Image) rows(ctx context.Context, o *pebble.IterOptions, fn func(*Row) error) error {
 	s := im.s
-	it, err := im.v.snap.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceRow}, UpperBound: []byte{spaceRow + 1}})
+	it, err := im.v.snap.NewIter(o)
 	if err != nil {
 		return s.storeErr("scan", nil, err)
 	}

@@ -104,16 +104,22 @@ change. A full backup reads every row and stores the ones that changed since the
 The log between the previous backup and this one is stored too, so that every moment in between can be restored
 (--no-archive leaves it out).
 
+With --format tar.gz or tar.gz.enc a classic archive of the ledger is written to --to DIR instead: full-<time>.tar.gz holds the documents as JSON, their
+ontology as Turtle, and a manifest; .enc is AES-256-GCM under the passphrase; FILE.sha256 is for sha256sum -c. It is a copy for people and
+tools: only a repository restores a store, to any moment.
+
 Exit codes: 0 stored, or nothing had changed; 1 not stored; 2 wrong usage or configuration.`
 
 func (a *app) backupCreateCommand() *cobra.Command {
 	var o backup.CreateOptions
+	var format, to string
 	cmd := &cobra.Command{
 		Use:   "create",
 		Short: "Make a backup of a running server or a stopped directory",
 		Long:  backupCreateLong,
 		Example: `  erlmcp backup create --repo /var/backups/erlmcp --data /var/lib/erlmcp
   erlmcp backup create --type full --label 'before the upgrade' --limit-rate 20MiB
+  erlmcp backup create --format tar.gz.enc --to priv/tcps/backups
   erlmcp backup create --json | jq -c 'select(.event == "result").result'`,
 		Args: cobra.NoArgs,
 	}
@@ -121,6 +127,9 @@ func (a *app) backupCreateCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.Type, "type", backupfmt.Auto, "auto, full or incremental, `TYPE`")
 	f.StringVar(&o.Label, "label", "", "note for people, stored encrypted, `TEXT`")
+	f.StringVar(&format, "format", formatRepository, "repository, or a classic archive: tar.gz, tar.gz.enc, `FORMAT`")
+	f.StringVar(&to, "to", "", "with --format tar.gz or tar.gz.enc: `DIR` to write the archive and its .sha256 file to")
+	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{formatRepository, formatTar, formatSealedTar}, cobra.ShellCompDirectiveNoFileComp))
 	f.BoolVar(&o.NoArchive, "no-archive", false, "do not store the log behind the previous backup")
 	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions([]string{"auto", "full", "incremental"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -130,6 +139,14 @@ func (a *app) backupCreateCommand() *cobra.Command {
 		cfg, err := r.load(cmd)
 		if err != nil {
 			return err
+		}
+		switch {
+		case format == formatTar || format == formatSealedTar:
+			return r.classic(cfg, format, to, o.Type)
+		case format != formatRepository:
+			return errUsage("--format %q is not repository, tar.gz or tar.gz.enc", format)
+		case to != "":
+			return errUsage("--to is for classic archives (--format tar.gz); a repository is named with --repo")
 		}
 		return onSignal(func(ctx context.Context) error {
 			m := a.newMeter(r.asJSON)

@@ -51,7 +51,7 @@ func run(args []string, out, errw io.Writer) int {
 func command(out io.Writer, started *bool) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "tcpsdump",
-		Short: "Read erlmcp's files offline: log, store, chain",
+		Short: "Read erlmcp's files offline: log, store, chain, snapshots, backups",
 		Long: `tcpsdump reads the files of an erlmcp data directory for forensics.
 
 It is read-only and takes no lock: it may run on a directory in use, on a copy,
@@ -66,6 +66,7 @@ the key in ERLMCP_DATA_KEY (64 hex digits or base64) or with --key-file.`,
 	}
 	var k keyFlags
 	root.PersistentFlags().StringVar(&k.file, "key-file", "", "file with the data key (64 hex digits, base64 or 32 raw bytes)")
-	root.AddCommand(walCommand(out, &k), storeCommand(out, &k), chainCommand(out, &k))
+	root.AddCommand(walCommand(out, &k), storeCommand(out, &k), chainCommand(out, &k),
+		snapshotCommand(out), backupCommand(out), diffCommand(out, &k), exportCommand(out, &k))
 	return root
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
 	"github.com/erlmcp/erlmcp/mcp"
 	"github.com/erlmcp/erlmcp/ops/backup"
+	"github.com/erlmcp/erlmcp/tcps/classic"
 )
 
 // fakeSource answers with fixed documents.
@@ -27,6 +28,10 @@ type fakeSource struct {
 	Tasks  // only of tests about tasks
 	verify func(ctx context.Context, done func(integrity.Check)) (integrity.Report, error)
 	backup func(ctx context.Context, r BackupRequest, report backup.Report) (backup.Created, error)
+}
+
+func (f fakeSource) Classic(context.Context, ClassicRequest) (classic.Archive, error) {
+	return classic.Archive{File: "f"}, nil
 }
 
 func (f fakeSource) Backup(ctx context.Context, r BackupRequest, report backup.Report) (backup.Created, error) {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 
 	"github.com/erlmcp/erlmcp/ops/backup"
+	"github.com/erlmcp/erlmcp/tcps/classic"
 )
 
 // BackupRequest asks a server to back itself up. It may carry secrets, which is why it goes over the socket only: whoever may open that
@@ -17,6 +18,13 @@ import (
 type BackupRequest struct {
 	Target  *backup.Target // nil: the repository that the server is configured with
 	Options backup.CreateOptions
+	Classic *ClassicRequest // a classic archive instead; Target and Options do not count
+}
+
+// ClassicRequest asks for a classic archive.
+type ClassicRequest struct {
+	Dir    string // absolute
+	Secret []byte // nil: not encrypted
 }
 
 // maxRequest bounds what the server reads of a request.
@@ -26,6 +34,7 @@ const maxRequest = 1 << 20
 type backupLine struct {
 	Progress *backup.Progress `json:"progress,omitempty"`
 	Created  *backup.Created  `json:"created,omitempty"`
+	Archive  *classic.Archive `json:"archive,omitempty"`
 	Error    string           `json:"error,omitempty"`
 }
 
@@ -33,33 +42,51 @@ const stoppedText = "the server of %s stopped before the backup was finished; wh
 
 // Backup lets the server back itself up and calls report on the way. Ending ctx ends the backup. ErrNoServer when nobody listens.
 func (c *Client) Backup(ctx context.Context, r BackupRequest, report backup.Report) (backup.Created, error) {
+	line, err := c.backup(ctx, r, report)
+	if err != nil {
+		return backup.Created{}, err
+	}
+	return *line.Created, nil
+}
+
+// Classic lets the server write a classic archive of itself. ErrNoServer when nobody listens.
+func (c *Client) Classic(ctx context.Context, r ClassicRequest) (classic.Archive, error) {
+	line, err := c.backup(ctx, BackupRequest{Classic: &r}, nil)
+	if err != nil {
+		return classic.Archive{}, err
+	}
+	return *line.Archive, nil
+}
+
+// backup returns the last line of the answer.
+func (c *Client) backup(ctx context.Context, r BackupRequest, report backup.Report) (backupLine, error) {
 	body, err := json.Marshal(r)
 	if err != nil {
-		return backup.Created{}, fmt.Errorf("encode the request: %w", err)
+		return backupLine{}, fmt.Errorf("encode the request: %w", err)
 	}
 	resp, err := c.send(ctx, http.MethodPost, "/backup", bytes.NewReader(body))
 	switch {
 	case ctx.Err() != nil:
-		return backup.Created{}, ctx.Err()
+		return backupLine{}, ctx.Err()
 	case errors.Is(err, io.EOF):
-		return backup.Created{}, fmt.Errorf(stoppedText, c.dir, err)
+		return backupLine{}, fmt.Errorf(stoppedText, c.dir, err)
 	case err != nil:
-		return backup.Created{}, err
+		return backupLine{}, err
 	}
 	defer resp.Body.Close()
 	for dec := json.NewDecoder(resp.Body); ; {
 		var line backupLine
 		if err := dec.Decode(&line); err != nil {
 			if ctx.Err() != nil {
-				return backup.Created{}, ctx.Err()
+				return backupLine{}, ctx.Err()
 			}
-			return backup.Created{}, fmt.Errorf(stoppedText, c.dir, err)
+			return backupLine{}, fmt.Errorf(stoppedText, c.dir, err)
 		}
 		switch {
 		case line.Error != "":
-			return backup.Created{}, errors.New(line.Error)
-		case line.Created != nil:
-			return *line.Created, nil
+			return backupLine{}, errors.New(line.Error)
+		case r.Classic == nil && line.Created != nil, r.Classic != nil && line.Archive != nil:
+			return line, nil
 		case line.Progress != nil && report != nil:
 			report(*line.Progress)
 		}
@@ -78,6 +105,15 @@ func streamBackup(w http.ResponseWriter, r *http.Request, src Source) {
 	lines := make(chan backupLine, 1)
 	go func() {
 		defer close(lines)
+		if req.Classic != nil {
+			a, err := src.Classic(r.Context(), *req.Classic)
+			last := backupLine{Archive: &a}
+			if err != nil {
+				last = backupLine{Error: err.Error()}
+			}
+			lines <- last
+			return
+		}
 		created, err := src.Backup(r.Context(), req, func(p backup.Progress) {
 			select {
 			case lines <- backupLine{Progress: &p}:

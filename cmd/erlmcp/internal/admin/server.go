@@ -14,6 +14,7 @@ import (
 	"github.com/erlmcp/erlmcp/internal/unixsocket"
 	"github.com/erlmcp/erlmcp/mcp"
 	"github.com/erlmcp/erlmcp/ops/backup"
+	"github.com/erlmcp/erlmcp/tcps/classic"
 )
 
 // Source is what a server tells about itself.
@@ -29,6 +30,8 @@ type Source interface {
 	Session(ctx context.Context, id string) (mcp.SessionInfo, error)
 	TerminateSession(ctx context.Context, id string) error
 	Tasks
+	// Classic writes a classic archive.
+	Classic(ctx context.Context, r ClassicRequest) (classic.Archive, error)
 }
 
 // Listen creates the admin socket of dir, replacing one that a killed process left. The caller holds the directory's lock.
