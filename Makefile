@@ -25,6 +25,9 @@ LDFLAGS := -s -w -X $(MODULE)/internal/version.stamp=$(VERSION) -X $(MODULE)/int
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
+# A real S3 server: the tests of repositories in buckets run against it, and not against a fake.
+VERSITYGW   := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+export ERLMCP_TEST_VERSITYGW ?= $(TOOLS)/versitygw
 
 # The race detector needs a C compiler. Without one the tests still run, and say what was left out; in CI that is an error.
 HAVE_CC := $(shell command -v $${CC:-gcc} >/dev/null 2>&1 && echo yes)
@@ -50,7 +53,7 @@ build: ## build the static binaries into ./bin
 serve: build ## run a server on ./data (DATA=dir for another place, ARGS=... for more flags)
 	@exec $(BIN)/erlmcp serve --data '$(DATA)' $(ARGS)
 
-test: lint ## lint, then all tests with the race detector, then 10000 crash states without it
+test: lint $(TOOLS)/versitygw ## lint, then all tests with the race detector, then 10000 crash states without it
 ifeq ($(RACE),)
 	@echo "NOTE: no C compiler found, so the tests run WITHOUT the race detector (install gcc to have it)." >&2
 	@if [ -n "$${CI:-}" ]; then echo "In CI that is not acceptable." >&2; exit 1; fi
@@ -75,6 +78,11 @@ elif [ $$code -ne 3 ] && echo "$$out" | grep -qiE 'vuln\.go\.dev|dial tcp|lookup
   printf '%s\n' "WARNING: govulncheck could not reach the vulnerability database; known vulnerabilities were NOT checked:" "$$(echo "$$out" | tail -n 1)" >&2; \
 else echo "$$out"; exit 1; fi
 endef
+
+$(TOOLS)/versitygw: Makefile
+	@mkdir -p $(TOOLS)
+	GOBIN=$(TOOLS) $(GO) install $(VERSITYGW)
+	@touch $@
 
 $(TOOLS)/gofumpt $(TOOLS)/staticcheck $(TOOLS)/govulncheck: Makefile
 	@mkdir -p $(TOOLS)

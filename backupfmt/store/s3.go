@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -66,6 +67,11 @@ func OpenS3(ctx context.Context, o S3Options) (*S3, error) {
 		return nil, s.err("open", "", err)
 	}
 	if !there {
+		// The answer to a HEAD has no text, and some services say 404 to a stranger: a listing tells which it is.
+		_, err := minio.Core{Client: c}.ListObjectsV2(o.Bucket, s.prefix, "", "", "", 1)
+		if err = s.err("open", "", err); errors.Is(err, ErrDenied) {
+			return nil, err
+		}
 		return nil, fmt.Errorf("%w: bucket %s at %s", ErrNoStore, o.Bucket, o.Endpoint)
 	}
 	return s, nil
@@ -96,7 +102,7 @@ func (s *S3) err(doing, name string, err error) error {
 		kind = ErrNoStore
 	case minio.PreconditionFailed, "ConditionalRequestConflict":
 		kind = ErrChanged
-	case minio.AccessDenied, "InvalidAccessKeyId", "SignatureDoesNotMatch":
+	case minio.AccessDenied, "InvalidAccessKeyId", "SignatureDoesNotMatch", "XAdminUserNotFound":
 		kind = ErrDenied
 	case "QuotaExceeded", "XMinioStorageFull", "EntityTooLarge":
 		kind = ErrNoSpace
@@ -182,28 +188,47 @@ func (s *S3) Get(ctx context.Context, name string) ([]byte, Version, error) {
 	return s.read(ctx, name, minio.GetObjectOptions{}, -1)
 }
 
+// bodyTries is how often a read is repeated whose answer began and broke off; the client library repeats only what never began.
+const bodyTries = 6
+
 // read reads an answer to its end; want is the number of bytes that must come, -1: what Content-Length says.
-func (s *S3) read(ctx context.Context, name string, o minio.GetObjectOptions, want int64) ([]byte, Version, error) {
+func (s *S3) read(ctx context.Context, name string, o minio.GetObjectOptions, want int64) (b []byte, v Version, err error) {
+	for try := range bodyTries {
+		if try > 0 {
+			if err := sleep(ctx, time.Duration(50<<try)*time.Millisecond); err != nil {
+				return nil, "", err
+			}
+		}
+		var broken bool
+		if b, v, broken, err = s.readOnce(ctx, name, o, want); !broken || ctx.Err() != nil {
+			return b, v, err
+		}
+	}
+	return b, v, err
+}
+
+// readOnce is one try; broken: the answer ended early.
+func (s *S3) readOnce(ctx context.Context, name string, o minio.GetObjectOptions, want int64) (b []byte, v Version, broken bool, err error) {
 	core := minio.Core{Client: s.c}
 	body, info, _, err := core.GetObject(ctx, s.o.Bucket, s.prefix+name, o)
 	if err != nil {
-		return nil, "", s.err("read", name, err)
+		return nil, "", false, s.err("read", name, err)
 	}
 	defer body.Close()
 	if want < 0 {
 		want = info.Size
 	}
 	if want > MaxObject {
-		return nil, "", fmt.Errorf("%w: object %s of %d bytes, limit %d", ErrInvalid, name, want, MaxObject)
+		return nil, "", false, fmt.Errorf("%w: object %s of %d bytes, limit %d", ErrInvalid, name, want, MaxObject)
 	}
 	if info.Size < want {
-		return nil, "", fmt.Errorf("%w: %s has %d bytes, wanted %d", ErrShort, name, info.Size, want)
+		return nil, "", false, fmt.Errorf("%w: %s has %d bytes, wanted %d", ErrShort, name, info.Size, want)
 	}
-	b := make([]byte, want)
+	b = make([]byte, want)
 	if _, err := io.ReadFull(body, b); err != nil {
-		return nil, "", s.err("read", name, err)
+		return nil, "", true, s.err("read", name, err)
 	}
-	return b, Version(info.ETag), nil
+	return b, Version(info.ETag), false, nil
 }
 
 // GetRange implements Store.
@@ -246,21 +271,42 @@ func (s *S3) List(ctx context.Context, prefix string, fn func(Info) error) error
 	if err := checkPrefix(prefix); err != nil {
 		return err
 	}
+	last := ""
+	for try := 0; ; try++ {
+		if try > 0 {
+			if err := sleep(ctx, time.Duration(50<<try)*time.Millisecond); err != nil {
+				return err
+			}
+		}
+		before := last
+		broken, err := s.listFrom(ctx, prefix, &last, fn)
+		if !broken || ctx.Err() != nil || try >= bodyTries {
+			return err
+		}
+		if last != before {
+			try = 0 // it moves
+		}
+	}
+}
+
+// listFrom lists what comes after last, which it moves on. broken: the answer of the service ended early, not fn.
+func (s *S3) listFrom(ctx context.Context, prefix string, last *string, fn func(Info) error) (broken bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the lister when fn gives up
-	for i := range s.c.ListObjects(ctx, s.o.Bucket, minio.ListObjectsOptions{Prefix: s.prefix + prefix, Recursive: true}) {
+	for i := range s.c.ListObjects(ctx, s.o.Bucket, minio.ListObjectsOptions{Prefix: s.prefix + prefix, Recursive: true, StartAfter: *last}) {
 		if i.Err != nil {
-			return s.err("list", prefix, i.Err)
+			return errors.Is(i.Err, io.ErrUnexpectedEOF) || errors.Is(i.Err, io.EOF), s.err("list", prefix, i.Err)
 		}
+		*last = i.Key
 		name := strings.TrimPrefix(i.Key, s.prefix)
 		if CheckName(name) != nil {
 			continue // not ours
 		}
 		if err := fn(Info{Name: name, Size: i.Size}); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return ctx.Err()
+	return false, ctx.Err()
 }
 
 // Delete implements Store.

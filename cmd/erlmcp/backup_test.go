@@ -56,14 +56,19 @@ func (v *vault) must(args ...string) result {
 // result runs a long command with --json and decodes its result.
 func (v *vault) result(into any, args ...string) {
 	v.t.Helper()
-	r := v.must(append(args, "--json")...)
+	decodeResult(v.t, v.must(append(args, "--json")...), into)
+}
+
+// decodeResult reads the last line of a long command with --json.
+func decodeResult(t *testing.T, r result, into any) {
+	t.Helper()
 	lines := strings.Split(strings.TrimSpace(r.stdout), "\n")
 	line := struct {
 		Event  string `json:"event"`
 		Result any    `json:"result"`
 	}{Result: into}
-	require.NoError(v.t, json.Unmarshal([]byte(lines[len(lines)-1]), &line), r.stdout)
-	require.Equal(v.t, "result", line.Event)
+	require.NoError(t, json.Unmarshal([]byte(lines[len(lines)-1]), &line), r.stdout)
+	require.Equal(t, "result", line.Event)
 }
 
 func (v *vault) dir(name string) string { return filepath.Join(v.base, name) }

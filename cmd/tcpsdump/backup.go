@@ -181,7 +181,11 @@ func dumpArchive(ctx context.Context, out io.Writer, file string, f stateFlags, 
 	fmt.Fprintf(out, "%s backup of %s, log index %d\n", c.Type, c.Timestamp.UTC().Format("2006-01-02 15:04:05 UTC"), c.LogIndex)
 	fmt.Fprintf(out, "state hash %s\n", c.StateHash)
 	for _, part := range []struct{ name, folder string }{
-		{"receipts", "receipts"}, {"work orders", "work_orders"}, {"andon events", "andon_events"}, {"kanban", "kanban"}, {"ontology (.ttl)", "ontology"},
+		{"receipts", "receipts"},
+		{"work orders", "work_orders"},
+		{"andon events", "andon_events"},
+		{"kanban", "kanban"},
+		{"ontology (.ttl)", "ontology"},
 		{"indexes", "indexes"},
 	} {
 		fmt.Fprintf(out, "  %-16s %d files\n", part.name, c.Folders[part.folder])
