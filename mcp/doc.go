@@ -1,9 +1,19 @@
 // Package mcp serves the Model Context Protocol on top of the official Go SDK
 // (github.com/modelcontextprotocol/go-sdk, imported here as sdk).
 //
+//	r, err := mcp.Open("data", mcp.Options{Name: "notes"})
+//	mcp.AddTool(r, &sdk.Tool{Name: "add", Description: "Keeps a note"}, add)
+//	mcp.AddTaskTool(r, &sdk.Tool{Name: "digest", Description: "Shortens all notes"}, mcp.TaskOptions{Resumable: true}, digest)
+//	http.Handle("/mcp", r.Handler())
+//
 // The SDK's types are this package's types: tools, resources and prompts are
-// registered on [Runtime.Server] exactly as with the SDK alone. This package
-// adds what stands between an SDK server and the world:
+// registered on [Runtime.Server] exactly as with the SDK alone. [AddTool] is
+// the SDK's, only faster; [AddTaskTool] adds tools whose calls survive the
+// process. What sessions, streams and tasks need is kept in the directory given
+// to [Open], or in the store given to [NewRuntime]; handlers keep rows of their
+// own in [Runtime.Store]. docs/guide.md builds a small server step by step.
+//
+// This package adds what stands between an SDK server and the world:
 //
 //	stdio ──── lines ─┐
 //	                  ├─ guard ── Conn ────────────── sdk.Server ── your handlers

@@ -63,7 +63,7 @@ func Example() {
 	type input struct {
 		Name string `json:"name" jsonschema:"who is greeted"`
 	}
-	sdk.AddTool(r.Server(), &sdk.Tool{Name: "greet", Description: "Greets somebody"},
+	mcp.AddTool(r, &sdk.Tool{Name: "greet", Description: "Greets somebody"},
 		func(_ context.Context, _ *sdk.CallToolRequest, in input) (*sdk.CallToolResult, any, error) {
 			return &sdk.CallToolResult{Content: []sdk.Content{&sdk.TextContent{Text: "Hello, " + in.Name + "!"}}}, nil, nil
 		})
@@ -87,7 +87,7 @@ func ExampleOpen() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		sdk.AddTool(r.Server(), &sdk.Tool{Name: "count", Description: "Counts its calls"},
+		mcp.AddTool(r, &sdk.Tool{Name: "count", Description: "Counts its calls"},
 			func(ctx context.Context, _ *sdk.CallToolRequest, _ struct{}) (*sdk.CallToolResult, counted, error) {
 				var out counted
 				_, err := r.Store().Update(ctx, func(tx *engine.Tx) error {

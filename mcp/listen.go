@@ -304,9 +304,9 @@ func (r *Runtime) allowed(ctx context.Context, call *Call, req *sdk.Subscription
 	if err := decodeJSON(raw, &want); err != nil {
 		return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: fmt.Sprintf("invalid params: %v", err)}
 	}
-	if n := len(want.URIs) + len(want.TaskIDs); n > r.opts.MaxSubscription || len(raw) > maxListenBytes {
+	if n := len(want.URIs) + len(want.TaskIDs); n > r.opts.MaxSubscriptions || len(raw) > maxListenBytes {
 		return nil, &jsonrpc.Error{Code: CodeSubscriptionLimit, Message: fmt.Sprintf(
-			"the subscription names %d resources and tasks in %d bytes; at most %d in %d bytes are allowed", n, len(raw), r.opts.MaxSubscription, maxListenBytes)}
+			"the subscription names %d resources and tasks in %d bytes; at most %d in %d bytes are allowed", n, len(raw), r.opts.MaxSubscriptions, maxListenBytes)}
 	}
 	if len(want.TaskIDs) > 0 {
 		caps := req.ClientCapabilities()

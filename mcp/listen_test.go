@@ -157,7 +157,7 @@ func TestSubscriptionToNothingEndsAtOnce(t *testing.T) {
 }
 
 func TestSubscriptionsAreBounded(t *testing.T) {
-	r, _ := newRuntime(t, mcp.Options{MaxSubscription: 2, MaxStreams: 1})
+	r, _ := newRuntime(t, mcp.Options{MaxSubscriptions: 2, MaxStreams: 1})
 	url := serveHTTP(t, r).URL
 	for want, code := range map[string]int{
 		`{"resourceSubscriptions":["a","b","c"]}`:                            mcp.CodeSubscriptionLimit,

@@ -59,18 +59,18 @@ type Options struct {
 	// StreamAfter is how long a request of a session may take before its
 	// answer turns into an event stream, which the client can resume: long
 	// enough for quick tools, whose answers then cost no commit. Default 30 ms.
-	StreamAfter     time.Duration
-	CallTimeout     time.Duration // longest run of one handler; default 5 min
-	BodyTimeout     time.Duration // longest time to receive an HTTP body; default 60 s
-	KeepAlive       time.Duration // comment on silent event streams; default 30 s
-	MaxSessions     int           // HTTP sessions that exist at once; default 10000
-	MaxRequests     int           // HTTP requests worked on at once; default 1000
-	MaxStreams      int           // event streams open at once; default 1000
-	MaxPending      int           // unanswered requests of one connection; default 1000
-	MaxSubscription int           // resource subscriptions of one session; default 1000
-	MaxProgress     int           // running requests with a progress token; default 10000
-	MaxHandles      int           // state handles of one principal; default 1000
-	StateTTL        time.Duration // how long a requestState is accepted; default 15 min
+	StreamAfter      time.Duration
+	CallTimeout      time.Duration // longest run of one handler; default 5 min
+	BodyTimeout      time.Duration // longest time to receive an HTTP body; default 60 s
+	KeepAlive        time.Duration // comment on silent event streams; default 30 s
+	MaxSessions      int           // HTTP sessions that exist at once; default 10000
+	MaxRequests      int           // HTTP requests worked on at once; default 1000
+	MaxStreams       int           // event streams open at once; default 1000
+	MaxPending       int           // unanswered requests of one connection; default 1000
+	MaxSubscriptions int           // resource subscriptions of one session; default 1000
+	MaxProgress      int           // running requests with a progress token; default 10000
+	MaxHandles       int           // state handles of one principal; default 1000
+	StateTTL         time.Duration // how long a requestState is accepted; default 15 min
 
 	// Rates bounds what one client may ask for per second.
 	Rates RateLimits
@@ -106,7 +106,7 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.MaxRequests, 1000)
 	setDefault(&o.MaxStreams, 1000)
 	setDefault(&o.MaxPending, 1000)
-	setDefault(&o.MaxSubscription, 1000)
+	setDefault(&o.MaxSubscriptions, 1000)
 	setDefault(&o.MaxProgress, 10000)
 	o.Rates.setDefaults()
 	setDefault(&o.MaxHandles, 1000)
@@ -115,7 +115,7 @@ func (o Options) withDefaults() (Options, error) {
 		"SessionTimeout": int64(o.SessionTimeout), "EvictAfter": int64(o.EvictAfter), "EventTTL": int64(o.EventTTL), "StreamAfter": int64(o.StreamAfter), "CallTimeout": int64(o.CallTimeout),
 		"BodyTimeout": int64(o.BodyTimeout), "KeepAlive": int64(o.KeepAlive),
 		"MaxSessions": int64(o.MaxSessions), "MaxRequests": int64(o.MaxRequests), "MaxStreams": int64(o.MaxStreams),
-		"MaxPending": int64(o.MaxPending), "MaxSubscription": int64(o.MaxSubscription), "MaxProgress": int64(o.MaxProgress),
+		"MaxPending": int64(o.MaxPending), "MaxSubscriptions": int64(o.MaxSubscriptions), "MaxProgress": int64(o.MaxProgress),
 		"MaxHandles": int64(o.MaxHandles), "StateTTL": int64(o.StateTTL),
 	} {
 		if v < 0 {

@@ -275,7 +275,7 @@ func TestSubscribersLearnOfChanges(t *testing.T) {
 			co := &sdk.ClientOptions{ResourceUpdatedHandler: func(_ context.Context, req *sdk.ResourceUpdatedNotificationRequest) {
 				got <- req.Params.URI
 			}}
-			r, _ := newRuntime(t, mcp.Options{MaxSubscription: 2})
+			r, _ := newRuntime(t, mcp.Options{MaxSubscriptions: 2})
 			var s *sdk.ClientSession
 			if carrier == "http" {
 				s = connectHTTP(t, serveHTTP(t, r).URL, oldProtocol, co)

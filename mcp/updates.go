@@ -116,7 +116,7 @@ func (u *updates) subscribe(_ context.Context, req *sdk.SubscribeRequest) error 
 		return nil
 	}
 	observer := u.rt.observer // the listeners' own limits apply to it
-	if len(held) >= u.rt.opts.MaxSubscription && (observer == nil || req.Session != observer.session) {
+	if len(held) >= u.rt.opts.MaxSubscriptions && (observer == nil || req.Session != observer.session) {
 		return &jsonrpc.Error{Code: CodeSubscriptionLimit, Message: fmt.Sprintf(
 			"this session holds %d resource subscriptions, the maximum; unsubscribe from some first", len(held))}
 	}

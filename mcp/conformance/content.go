@@ -21,7 +21,7 @@ type call func(ctx context.Context, req *sdk.CallToolRequest) (*sdk.CallToolResu
 
 // addTool registers a fixture that ignores its arguments.
 func addTool(rt *mcp.Runtime, name, description string, fn call) {
-	sdk.AddTool(rt.Server(), &sdk.Tool{Name: name, Description: description},
+	mcp.AddTool(rt, &sdk.Tool{Name: name, Description: description},
 		func(ctx context.Context, req *sdk.CallToolRequest, _ map[string]any) (*sdk.CallToolResult, any, error) {
 			res, err := fn(ctx, req)
 			return res, nil, err

@@ -67,7 +67,7 @@ type conversation struct {
 
 func addConversation(rt *mcp.Runtime, t *trace) {
 	c := &conversation{rt: rt, trace: t}
-	sdk.AddTool(rt.Server(), &sdk.Tool{Name: "count_steps", Description: "Does some steps, each once, and reports progress"},
+	mcp.AddTool(rt, &sdk.Tool{Name: "count_steps", Description: "Does some steps, each once, and reports progress"},
 		func(ctx context.Context, req *sdk.CallToolRequest, in work) (*sdk.CallToolResult, any, error) {
 			if err := in.check(); err != nil {
 				return nil, nil, err
@@ -78,7 +78,7 @@ func addConversation(rt *mcp.Runtime, t *trace) {
 	type finished struct {
 		Key string `json:"key" jsonschema:"the work"`
 	}
-	sdk.AddTool(rt.Server(), &sdk.Tool{Name: "list_steps", Description: "Tells how many steps of some work are finished"},
+	mcp.AddTool(rt, &sdk.Tool{Name: "list_steps", Description: "Tells how many steps of some work are finished"},
 		func(ctx context.Context, _ *sdk.CallToolRequest, in finished) (*sdk.CallToolResult, any, error) {
 			res, err := c.list(ctx, in.Key)
 			return res, nil, err
@@ -86,7 +86,7 @@ func addConversation(rt *mcp.Runtime, t *trace) {
 	type change struct {
 		Text string `json:"text" jsonschema:"the new text"`
 	}
-	sdk.AddTool(rt.Server(), &sdk.Tool{Name: "set_watched", Description: "Changes the text of test://watched-resource"},
+	mcp.AddTool(rt, &sdk.Tool{Name: "set_watched", Description: "Changes the text of test://watched-resource"},
 		func(ctx context.Context, _ *sdk.CallToolRequest, in change) (*sdk.CallToolResult, any, error) {
 			if err := c.put(ctx, tableWatched, "text", in.Text); err != nil {
 				return nil, nil, err

@@ -80,7 +80,7 @@ func runSuite(t *testing.T, tools *nodejs.Tools, url, revision string) (requirem
 	require.NoError(t, err)
 
 	out := t.TempDir()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, tools.Node, filepath.Join(suite, "dist", "index.js"),
 		"server", "--url", url, "--output-dir", out, "--requirements", revision)

@@ -163,7 +163,7 @@ func TestGuideDoesWhatItSays(t *testing.T) {
 
 	dir := module(t, files)
 	sh := newShell(t, dir)
-	timeout := time.AfterFunc(3*time.Minute, func() { panic("the guide's commands do not end") })
+	timeout := time.AfterFunc(10*time.Minute, func() { panic("the guide's commands do not end") })
 	defer timeout.Stop()
 	for _, s := range steps {
 		got, err := sh.run(s.command)
