@@ -109,7 +109,7 @@ func TestMessagesWaitForTheStandaloneStream(t *testing.T) {
 
 func TestSubscriptionsSurviveARestart(t *testing.T) {
 	store := newFaultyStore(t)
-	l := live(t, store, mcp.Options{MaxSubscription: 2})
+	l := live(t, store, mcp.Options{MaxSubscriptions: 2})
 	h := open(t, l.url)
 	post(t, l.url, h, fmt.Sprintf(subscribeOne, 2))
 	post(t, l.url, h, strings.Replace(fmt.Sprintf(subscribeOne, 3), "one", "two", 1))
@@ -117,7 +117,7 @@ func TestSubscriptionsSurviveARestart(t *testing.T) {
 	post(t, l.url, h, strings.Replace(fmt.Sprintf(subscribeOne, 5), "one", "three", 1))
 	l.kill()
 
-	l = live(t, store, mcp.Options{MaxSubscription: 2})
+	l = live(t, store, mcp.Options{MaxSubscriptions: 2})
 	s := listen(t, http.MethodGet, l.url, h, "")
 	got := map[string]bool{}
 	for len(got) < 2 {

@@ -7,8 +7,6 @@ import (
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
-	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
-
 	"github.com/erlmcp/erlmcp/mcp"
 )
 
@@ -47,8 +45,8 @@ func askSample(prompt string) *sdk.CreateMessageParams {
 }
 
 // ask answers a call with the inputs that it needs.
-func ask(state string, requests sdk.InputRequestMap) *sdk.CallToolResult {
-	return &sdk.CallToolResult{InputRequests: requests, RequestState: state}
+func ask(requests sdk.InputRequestMap) *sdk.CallToolResult {
+	return &sdk.CallToolResult{InputRequests: requests}
 }
 
 // answer returns a field that the user filled in, or "".
@@ -90,17 +88,17 @@ func roots(given sdk.InputResponseMap) ([]*sdk.Root, bool) {
 }
 
 func addRoundTools(rt *mcp.Runtime) {
-	states := newStates()
+	s := &rounds{rt}
 	add := func(suffix, description string, fn call) {
 		addTool(rt, "test_input_required_result_"+suffix, description, fn)
 	}
 	add("elicitation", "Asks for a name, then greets", greetRound)
 	add("sampling", "Asks the client's model, then quotes it", sampleRound)
 	add("list_roots", "Asks for the client's roots, then lists them", rootsRound)
-	add("request_state", "Asks for a confirmation, and carries a state through it", states.confirmRound)
-	add("tampered_state", "Refuses a state that was changed on the way", states.confirmRound)
-	add("multiple_inputs", "Asks for three inputs at once", states.threeInputs)
-	add("multi_round", "Asks twice, the second time with what the first said", states.twoRounds)
+	add("request_state", "Asks for a confirmation, and carries a state through it", s.confirm)
+	add("tampered_state", "Refuses a state that was changed on the way", s.confirm)
+	add("multiple_inputs", "Asks for three inputs at once", s.threeInputs)
+	add("multi_round", "Asks twice, the second time with what the first said", s.twoRounds)
 	add("capabilities", "Asks only for what the client can give", capabilitiesRound)
 }
 
@@ -108,20 +106,20 @@ func greetRound(_ context.Context, req *sdk.CallToolRequest) (*sdk.CallToolResul
 	if name := answer(req.Params.InputResponses, keyName, "name"); name != "" {
 		return text("Hello, " + name + "!"), nil
 	}
-	return ask("", sdk.InputRequestMap{keyName: askName()}), nil
+	return ask(sdk.InputRequestMap{keyName: askName()}), nil
 }
 
 func sampleRound(_ context.Context, req *sdk.CallToolRequest) (*sdk.CallToolResult, error) {
 	if said := sampled(req.Params.InputResponses, keyCapital); said != "" {
 		return text("The model said: " + said), nil
 	}
-	return ask("", sdk.InputRequestMap{keyCapital: askSample("What is the capital of France?")}), nil
+	return ask(sdk.InputRequestMap{keyCapital: askSample("What is the capital of France?")}), nil
 }
 
 func rootsRound(_ context.Context, req *sdk.CallToolRequest) (*sdk.CallToolResult, error) {
 	list, ok := roots(req.Params.InputResponses)
 	if !ok {
-		return ask("", sdk.InputRequestMap{keyRoots: &sdk.ListRootsParams{}}), nil
+		return ask(sdk.InputRequestMap{keyRoots: &sdk.ListRootsParams{}}), nil
 	}
 	var uris []string
 	for _, root := range list {
@@ -130,56 +128,54 @@ func rootsRound(_ context.Context, req *sdk.CallToolRequest) (*sdk.CallToolResul
 	return text(fmt.Sprintf("%d roots: %s", len(list), strings.Join(uris, ", "))), nil
 }
 
-func (s *states) confirmRound(_ context.Context, req *sdk.CallToolRequest) (*sdk.CallToolResult, error) {
-	if sealed := req.Params.RequestState; sealed != "" {
-		if _, err := s.open(sealed); err != nil {
-			return nil, err
-		}
-		if confirmed(req.Params.InputResponses) {
-			return text("state-ok: the state came back as it was sent"), nil
-		}
+// rounds are the tools that find something again in the client's next call.
+type rounds struct{ rt *mcp.Runtime }
+
+func (r *rounds) confirm(ctx context.Context, req *sdk.CallToolRequest) (*sdk.CallToolResult, error) {
+	var waiting string
+	again, err := r.rt.OpenState(ctx, req, &waiting)
+	switch {
+	case err != nil:
+		return nil, err
+	case again && confirmed(req.Params.InputResponses):
+		return text("state-ok: the state came back as it was sent"), nil
 	}
-	return ask(s.seal("waiting for confirmation"), sdk.InputRequestMap{keyConfirm: askConfirm()}), nil
+	return r.rt.Ask(ctx, req, "waiting for confirmation", sdk.InputRequestMap{keyConfirm: askConfirm()})
 }
 
-func (s *states) threeInputs(_ context.Context, req *sdk.CallToolRequest) (*sdk.CallToolResult, error) {
+func (r *rounds) threeInputs(ctx context.Context, req *sdk.CallToolRequest) (*sdk.CallToolResult, error) {
 	given := req.Params.InputResponses
-	if req.Params.RequestState != "" {
-		if _, err := s.open(req.Params.RequestState); err != nil {
-			return nil, err
-		}
-		name, greeting := answer(given, keyName, "name"), sampled(given, keyGreeting)
-		if list, ok := roots(given); ok && name != "" && greeting != "" {
-			return text(fmt.Sprintf("%s %s: %d roots", greeting, name, len(list))), nil
-		}
+	var waiting string
+	again, err := r.rt.OpenState(ctx, req, &waiting)
+	if err != nil {
+		return nil, err
 	}
-	return ask(s.seal("waiting for three inputs"), sdk.InputRequestMap{
+	name, greeting := answer(given, keyName, "name"), sampled(given, keyGreeting)
+	if list, ok := roots(given); again && ok && name != "" && greeting != "" {
+		return text(fmt.Sprintf("%s %s: %d roots", greeting, name, len(list))), nil
+	}
+	return r.rt.Ask(ctx, req, "waiting for three inputs", sdk.InputRequestMap{
 		keyName: askName(), keyGreeting: askSample("Say a greeting"), keyRoots: &sdk.ListRootsParams{},
-	}), nil
+	})
 }
 
 // twoRounds keeps what the first round said in the state: the server itself
 // remembers nothing between the calls.
-func (s *states) twoRounds(_ context.Context, req *sdk.CallToolRequest) (*sdk.CallToolResult, error) {
+func (r *rounds) twoRounds(ctx context.Context, req *sdk.CallToolRequest) (*sdk.CallToolResult, error) {
 	given := req.Params.InputResponses
-	if req.Params.RequestState == "" {
-		return ask(s.seal("round 1"), sdk.InputRequestMap{"step1": askFor("name", "Step 1: what is your name?")}), nil
-	}
-	state, err := s.open(req.Params.RequestState)
-	if err != nil {
+	var name string // known from the second round on
+	if _, err := r.rt.OpenState(ctx, req, &name); err != nil {
 		return nil, err
 	}
-	name, second := strings.CutPrefix(state, "round 2 ")
-	if !second {
+	if name == "" {
 		name = answer(given, "step1", "name")
-		if name == "" {
-			return ask(s.seal("round 1"), sdk.InputRequestMap{"step1": askFor("name", "Step 1: what is your name?")}), nil
-		}
-	}
-	if color := answer(given, "step2", "color"); second && color != "" {
+	} else if color := answer(given, "step2", "color"); color != "" {
 		return text(fmt.Sprintf("%s likes %s", name, color)), nil
 	}
-	return ask(s.seal("round 2 "+name), sdk.InputRequestMap{"step2": askFor("color", "Step 2: which color do you like?")}), nil
+	if name == "" {
+		return r.rt.Ask(ctx, req, "", sdk.InputRequestMap{"step1": askFor("name", "Step 1: what is your name?")})
+	}
+	return r.rt.Ask(ctx, req, name, sdk.InputRequestMap{"step2": askFor("color", "Step 2: which color do you like?")})
 }
 
 func capabilitiesRound(_ context.Context, req *sdk.CallToolRequest) (*sdk.CallToolResult, error) {
@@ -201,7 +197,7 @@ func capabilitiesRound(_ context.Context, req *sdk.CallToolRequest) (*sdk.CallTo
 	if len(requests) == 0 {
 		return text("The client declares nothing that could be asked for."), nil
 	}
-	return ask("", requests), nil
+	return ask(requests), nil
 }
 
 func contextPrompt(_ context.Context, req *sdk.GetPromptRequest) (*sdk.GetPromptResult, error) {
@@ -212,6 +208,3 @@ func contextPrompt(_ context.Context, req *sdk.GetPromptRequest) (*sdk.GetPrompt
 		keyContext: askFor("context", "What is this about?"),
 	}}, nil
 }
-
-// errState is the refusal of a state that this server did not issue.
-var errState = &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "requestState is not what this server sent; call the tool again without it"}

@@ -101,7 +101,7 @@ func multiInput(ctx context.Context, t *mcp.Task, _ map[string]any) (*sdk.CallTo
 // askNameBefore asks within the call, before there is a task.
 func askNameBefore(_ context.Context, req *sdk.CallToolRequest) (*sdk.CallToolResult, error) {
 	if answer(req.Params.InputResponses, keyName, "name") == "" {
-		return ask("", sdk.InputRequestMap{keyName: askName()}), nil
+		return ask(sdk.InputRequestMap{keyName: askName()}), nil
 	}
 	return nil, nil
 }
