@@ -128,7 +128,7 @@ func (run *taskRun) conclude(result json.RawMessage, err error) {
 		run.giveBack()
 		return
 	case errors.Is(cause, errTaskTimeLimit) && err != nil:
-		run.finish(timeLimitOutcome(run.tool.opts.TimeLimit))
+		run.finish(timeLimitOutcome(run.tool.opts.TimeLimit), true)
 		return
 	}
 	if err != nil && run.retries(err) {
@@ -146,7 +146,7 @@ func (run *taskRun) conclude(result json.RawMessage, err error) {
 		})
 		return
 	}
-	run.finish(run.outcome(result, err))
+	run.finish(run.outcome(result, err), true)
 }
 
 // retries reports whether a failed attempt gets another one.
@@ -178,19 +178,32 @@ func timeLimitOutcome(limit time.Duration) taskOutcome {
 	return taskOutcome{status: TaskFailed, message: message, failure: &jsonrpc.Error{Code: CodeTaskTimeLimit, Message: message}}
 }
 
-// finish ends the task.
-func (run *taskRun) finish(o taskOutcome) {
+// finish ends the task. With handOver, which only main's goroutine may want,
+// the slot goes to the next task in the queue.
+func (run *taskRun) finish(o taskOutcome, handOver bool) {
 	if limit := run.tr.rt.opts.MaxMessageBytes; int64(len(o.result)) > limit {
 		o = taskOutcome{status: TaskFailed, message: "the result is too large", failure: &jsonrpc.Error{Code: CodeMessageTooLarge, Message: fmt.Sprintf(
 			"the task's result has %d bytes, more than the limit of %d for one message; ask for less", len(o.result), limit)}}
 	}
-	_ = run.persistEnd(func() error {
-		rec, err := run.tr.store.finish(run.f, o, run.elapsed())
-		if err == nil {
-			run.tr.over(rec)
+	next := ""
+	if handOver && run.slot {
+		next = run.tr.next(run.f.owner)
+	}
+	err := run.persistEnd(func() error {
+		rec, started, err := run.tr.store.finish(run.f, o, run.elapsed(), next)
+		if err != nil {
+			return err
 		}
-		return err
+		if started != nil {
+			run.slot = false
+			run.tr.launch(started)
+		}
+		run.tr.over(rec)
+		return nil
 	})
+	if err != nil && next != "" {
+		run.tr.poke() // it is still in the queue on disk
+	}
 }
 
 // giveBack returns the lease of a task that a stopping server interrupts.
@@ -266,7 +279,7 @@ func (run *taskRun) timeUp() {
 	}
 	run.stop = run.tr.rt.opts.AfterFunc(stubborn, func() {
 		run.tr.rt.log.Warn("task handler ignores its context after the time limit; its worker stays occupied", "task", run.rec.describe())
-		run.finish(timeLimitOutcome(run.tool.opts.TimeLimit))
+		run.finish(timeLimitOutcome(run.tool.opts.TimeLimit), false)
 	})
 }
 

@@ -232,13 +232,24 @@ func (tr *taskRunner) dispatch() {
 	}
 }
 
+// next takes the task out of the queue that a worker with a slot may go on
+// with; "" if it must give the slot back.
+func (tr *taskRunner) next(owner string) string {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if tr.stopping || tr.owner != owner || len(tr.ready) == 0 || len(tr.resuming) > 0 {
+		return ""
+	}
+	task := tr.ready[0]
+	tr.ready = tr.ready[1:]
+	delete(tr.queued, task.id)
+	return task.id
+}
+
 // start claims one task and runs it in the slot that the caller took.
 func (tr *taskRunner) start(id, owner string) {
 	rec, err := tr.store.claim(id, owner)
 	if err == nil {
-		if rec.Attempt > 1 && rec.Failures == 0 {
-			tr.stats.resumed.Add(1)
-		}
 		tr.launch(rec)
 		return
 	}
@@ -250,6 +261,9 @@ func (tr *taskRunner) start(id, owner string) {
 
 // launch runs the handler of a task that this runtime has leased, in a slot.
 func (tr *taskRunner) launch(rec *taskRecord) {
+	if rec.Attempt > 1 && rec.Failures == 0 {
+		tr.stats.resumed.Add(1)
+	}
 	run := newTaskRun(tr, rec)
 	tr.mu.Lock()
 	tr.active[rec.ID] = run

@@ -141,23 +141,28 @@ var errNotReady = errors.New("mcp: the task does not wait for a worker")
 // claim leases a task that waits.
 func (s taskStore) claim(id, owner string) (rec *taskRecord, err error) {
 	err = s.update("task start", workerActor, func(tx *engine.Tx) error {
-		rec, err = loadTask(tx, id)
-		if errors.Is(err, ErrNoTask) {
-			return errNotReady
-		}
-		if err != nil {
-			return err
-		}
-		if rec.Status.Final() || rec.Owner != "" || rec.Due > tx.Now().UnixMilli() {
-			return errNotReady
-		}
-		rec.Attempt++
-		if err := rec.lease(tx, owner); err != nil {
-			return err
-		}
-		return rec.save(tx)
+		rec, err = claimTask(tx, id, owner)
+		return err
 	})
 	return rec, err
+}
+
+func claimTask(tx *engine.Tx, id, owner string) (*taskRecord, error) {
+	rec, err := loadTask(tx, id)
+	if errors.Is(err, ErrNoTask) {
+		return nil, errNotReady
+	}
+	if err != nil {
+		return nil, err
+	}
+	if rec.Status.Final() || rec.Owner != "" || rec.Due > tx.Now().UnixMilli() {
+		return nil, errNotReady
+	}
+	rec.Attempt++
+	if err := rec.lease(tx, owner); err != nil {
+		return nil, err
+	}
+	return rec, rec.save(tx)
 }
 
 // journal writes entries, the first at position.
@@ -407,11 +412,19 @@ type taskOutcome struct {
 	failure *jsonrpc.Error
 }
 
-// finish ends a task.
-func (s taskStore) finish(f fence, o taskOutcome, ran time.Duration) (rec *taskRecord, err error) {
+// finish ends a task, and leases the task next ("": none) in the same
+// transaction: a busy worker needs one commit per task. started is nil when
+// next does not wait for a worker any more.
+func (s taskStore) finish(f fence, o taskOutcome, ran time.Duration, next string) (rec, started *taskRecord, err error) {
 	err = s.update("task "+string(o.status), workerActor, func(tx *engine.Tx) error {
+		started = nil
 		if rec, err = f.load(tx); err != nil {
 			return err
+		}
+		if next != "" {
+			if started, err = claimTask(tx, next, f.owner); err != nil && !errors.Is(err, errNotReady) {
+				return err
+			}
 		}
 		rec.Result, rec.Error, rec.Ran = o.result, o.failure, ran.Milliseconds()
 		if err := rec.end(tx, o.status, o.message); err != nil {
@@ -419,7 +432,7 @@ func (s taskStore) finish(f fence, o taskOutcome, ran time.Duration) (rec *taskR
 		}
 		return rec.save(tx)
 	})
-	return rec, err
+	return rec, started, err
 }
 
 // again gives a failed attempt back to the queue for a later one.
