@@ -318,6 +318,7 @@ type faultyFS struct {
 	free     uint64
 	onWrite  func(p []byte) error // asked before every write; nil: no objection
 	dirty    map[string]bool      // files written since their last SyncData
+	syncs    map[string]int
 	onRemove func(name string)
 }
 
@@ -332,9 +333,12 @@ func (f *faultyFS) setDirty(name string, dirty bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.dirty == nil {
-		f.dirty = map[string]bool{}
+		f.dirty, f.syncs = map[string]bool{}, map[string]int{}
 	}
 	f.dirty[name] = dirty
+	if !dirty {
+		f.syncs[name]++
+	}
 }
 
 type faultyFile struct {

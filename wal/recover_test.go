@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -214,6 +215,46 @@ func (m *image) setHead(segment uint64) *image {
 	require.NoError(m.t, err)
 	require.NoError(m.t, f.Close())
 	return m
+}
+
+// The marks that a killed process left may be in the page cache only; they are
+// made durable before one of them is overwritten.
+func TestHeadMarksAreDurableAfterOpen(t *testing.T) {
+	ffs := &faultyFS{free: 1 << 40}
+	r := newRig(t).open().fill(40).crash()
+	ffs.FS, r.o.FS = r.fs, ffs
+	r.open()
+	ffs.mu.Lock()
+	defer ffs.mu.Unlock()
+	require.Positive(t, ffs.syncs["db/wal/LOG"])
+}
+
+// A file system that copies on write may have no room for a head mark. The log
+// goes on, and does not believe that it wrote one.
+func TestARefusedHeadMarkIsWrittenLater(t *testing.T) {
+	ffs := &faultyFS{free: 1 << 40}
+	r := newRig(t)
+	ffs.FS, r.o.FS = r.fs, ffs
+	r.open().fill(3)
+	before := r.log.head
+	ffs.mu.Lock()
+	ffs.onWrite = func(p []byte) error {
+		if bytes.HasPrefix(p, []byte(magicHead)) {
+			return syscall.ENOSPC
+		}
+		return nil
+	}
+	ffs.mu.Unlock()
+	r.fill(2 * headMarkEvery)
+	require.NoError(t, r.log.TruncateBack(math.MaxUint64)) // waits
+	ffs.mu.Lock()
+	ffs.onWrite = nil
+	ffs.mu.Unlock()
+	r.fill(1)
+	require.NoError(t, r.log.TruncateBack(math.MaxUint64))
+	require.Equal(t, before.segment, r.log.tail.seg.id, "no activation wrote a mark")
+	marks := (&image{t: t, r: r}).headMarks()
+	require.Equal(t, uint64(3+2*headMarkEvery+1), marks[1].lastIndex)
 }
 
 // strayRows: an old header of an earlier segment in the file that comes next.
