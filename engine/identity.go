@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -182,14 +183,45 @@ func checkKind(fs vfs.FS, path string) error {
 	}
 }
 
-// checkKinds is checkKind for all files of a folder of plain files.
+// Pebble reads these files whole when it opens. It starts a new manifest long before its limit and writes options of a
+// few KiB, and its own log is off and stays empty, so a larger file is damage, and reading it could take all time or memory.
+const (
+	maxManifest = 512 << 20
+	maxOptions  = 1 << 20
+)
+
+// checkSize refuses a file of Pebble that cannot be one for its size.
+func checkSize(fs vfs.FS, path string) error {
+	limit := int64(math.MaxInt64)
+	switch base := fs.PathBase(path); {
+	case strings.HasPrefix(base, "MANIFEST-"):
+		limit = maxManifest
+	case strings.HasPrefix(base, "OPTIONS-"), strings.HasPrefix(base, "marker."), strings.HasSuffix(base, ".log"):
+		limit = maxOptions
+	}
+	info, err := fs.Stat(path)
+	if err != nil || info.Size() <= limit {
+		return nil // who opens it hears of the error
+	}
+	return &CorruptError{
+		What: fmt.Sprintf("%s has %d bytes, at most %d are possible", fs.PathBase(path), info.Size(), limit), Where: path,
+		Intact: "everything else, as far as it was looked at", Means: "the file was extended or overwritten by something else",
+		Advice: "restore from a backup or another node",
+	}
+}
+
+// checkKinds is checkKind and checkSize for all files of a folder of plain files.
 func checkKinds(fs vfs.FS, dir string) error {
 	names, err := fs.List(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("engine: list %s: %w", dir, err)
 	}
 	for _, name := range names {
-		if err := checkKind(fs, fs.PathJoin(dir, name)); err != nil {
+		path := fs.PathJoin(dir, name)
+		if err := checkKind(fs, path); err != nil {
+			return err
+		}
+		if err := checkSize(fs, path); err != nil {
 			return err
 		}
 	}

@@ -61,6 +61,28 @@ func TestWhatIsNotAFileIsNamed(t *testing.T) {
 	}
 }
 
+// Pebble reads some files whole: what is too large to be one is named instead of read.
+func TestAFileThatCannotBeOneForItsSizeIsNamed(t *testing.T) {
+	o := Options{SegmentSize: 64 << 10, MemTableSize: 1 << 20}
+	for _, pattern := range []string{"MANIFEST-*", "OPTIONS-*", "marker.manifest.*", "*.log"} {
+		dir := filepath.Join(t.TempDir(), "data")
+		s, err := Open(dir, o)
+		require.NoError(t, err)
+		require.NoError(t, s.Close())
+		found, err := filepath.Glob(filepath.Join(dir, "store", pattern))
+		require.NoError(t, err)
+		require.NoError(t, os.Truncate(found[len(found)-1], 1<<40)) // a hole
+		for _, open := range []func() (io.Closer, error){
+			func() (io.Closer, error) { return Open(dir, o) },
+			func() (io.Closer, error) { return OpenReadOnly(vfs.Default, dir, ReadOptions{}) },
+		} {
+			err = soon(t, open)
+			require.ErrorIs(t, err, ErrCorrupt)
+			require.ErrorContains(t, err, "are possible")
+		}
+	}
+}
+
 // soon fails the test if open does not return; what it opened is closed.
 func soon(t *testing.T, open func() (io.Closer, error)) error {
 	t.Helper()
