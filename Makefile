@@ -112,7 +112,7 @@ soak: ## the real server under load for MIN (2) minutes, kill -9 every few secon
 	$(GO) run ./test/soak -duration $(MIN)m $(SOAKFLAGS)
 
 bench: ## all benchmark tables (about 15 minutes; an idle machine, please)
-	cd bench && for table in wal engine recovery damage; do $(GO) run . $$table $(BENCHFLAGS); done
+	cd bench && for table in wal engine recovery restart damage; do $(GO) run . $$table $(BENCHFLAGS); done
 
 bench-wal: ## durable appends beside raft-wal, etcd, Pebble and tidwall/wal
 	cd bench && $(GO) run . wal $(BENCHFLAGS)

@@ -80,9 +80,15 @@ func (e *CorruptError) Error() string {
 		}
 	}
 	if e.Cause != nil {
-		fmt.Fprintf(&b, " (%v)", e.Cause)
+		fmt.Fprintf(&b, " (%s)", brief(e.Cause))
 	}
 	return b.String()
+}
+
+// brief is the message of an error without the details that Pebble adds in lines of their own, stack traces among them.
+func brief(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
 }
 
 // Unwrap makes errors.Is work for ErrCorrupt and for the cause.

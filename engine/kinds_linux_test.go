@@ -16,11 +16,12 @@ import (
 // A directory, pipe, device or dangling link under the name of a file is named at once: no open hangs on a pipe or
 // reads a device to its end, and nothing is changed.
 func TestWhatIsNotAFileIsNamed(t *testing.T) {
+	nowhere := filepath.Join(t.TempDir(), "nowhere")
 	kinds := map[string]func(path string) error{
 		"directory":     func(p string) error { return os.Mkdir(p, 0o755) },
 		"pipe":          func(p string) error { return syscall.Mkfifo(p, 0o644) },
 		"device":        func(p string) error { return os.Symlink("/dev/zero", p) },
-		"dangling link": func(p string) error { return os.Symlink("/nowhere/at/all", p) },
+		"dangling link": func(p string) error { return os.Symlink(nowhere, p) },
 	}
 	base := filepath.Join(t.TempDir(), "base")
 	o := Options{SegmentSize: 64 << 10, MemTableSize: 1 << 20}
@@ -46,6 +47,7 @@ func TestWhatIsNotAFileIsNamed(t *testing.T) {
 				require.NoError(t, put(path))
 				err := soon(t, func() (io.Closer, error) { return Open(dir, o) })
 				require.Error(t, err)
+				require.NoFileExists(t, nowhere, "what a link leads to is not created")
 				if kind != "dangling link" {
 					require.ErrorContains(t, err, filepath.Base(path)+" is not a file")
 				}

@@ -122,8 +122,6 @@ func (s *Store) claim() (fresh bool, err error) {
 	lock, err := fs.Lock(fs.PathJoin(s.dir, lockFile))
 	switch {
 	case err == nil:
-	case errors.Is(err, os.ErrNotExist):
-		return false, fmt.Errorf("engine: lock %s: LOCK is a link that leads nowhere; remove it: %w", s.dir, err)
 	case errors.Is(err, os.ErrPermission) && !errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EROFS),
 		errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EIO):
 		return false, fmt.Errorf("engine: lock %s: %w", s.dir, err)
@@ -140,6 +138,10 @@ func checkLock(fs vfs.FS, path string) error {
 	info, err := fs.Stat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
+		names, err := fs.List(fs.PathDir(path))
+		if err == nil && slices.Contains(names, lockFile) {
+			return fmt.Errorf("engine: %s is a link that leads nowhere; it never holds anything: remove it and start again", path)
+		}
 		return nil
 	case err != nil:
 		return fmt.Errorf("engine: look at %s: %w", path, err)

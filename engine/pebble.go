@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -114,7 +115,8 @@ func (s *Store) pebbleOptions() *pebble.Options {
 			},
 			// The read that met the damage returns it; a reader must not stop the process.
 			DataCorruption: func(i pebble.DataCorruptionInfo) {
-				s.o.Logger.Error("engine: row store is damaged", "info", i.String())
+				info, _, _ := strings.Cut(i.String(), "\n") // the rest is a stack trace
+				s.o.Logger.Error("engine: row store is damaged", "info", info)
 			},
 		},
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -56,7 +57,8 @@ func (r *VerifyReport) add(kind, where, format string, args ...any) {
 		}
 	}
 	if n < maxFindings {
-		r.Findings = append(r.Findings, Finding{kind, where, fmt.Sprintf(format, args...), adviceRestore})
+		message, _, _ := strings.Cut(fmt.Sprintf(format, args...), "\n") // what follows is Pebble's own detail
+		r.Findings = append(r.Findings, Finding{kind, where, message, adviceRestore})
 	}
 }
 
@@ -136,7 +138,7 @@ func (s *Store) verifyRows(ctx context.Context, v *version, rep *VerifyReport) e
 func (c *rowCheck) run(ctx context.Context, want lanes) (complete bool, err error) {
 	it, err := c.src.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceRow}, UpperBound: []byte{spaceRow + 1}})
 	if err != nil {
-		return false, fmt.Errorf("engine: verify: %w", err)
+		return false, c.s.storeErr("verify", []byte{spaceRow}, err)
 	}
 	defer it.Close()
 	for ok := it.First(); ok; ok = it.Next() {
@@ -211,7 +213,7 @@ func (c *rowCheck) has(key []byte) error {
 func (c *rowCheck) deadlines(ctx context.Context) error {
 	it, err := c.src.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceDeadline}, UpperBound: []byte{spaceDeadline + 1}})
 	if err != nil {
-		return fmt.Errorf("engine: verify: %w", err)
+		return c.s.storeErr("verify", []byte{spaceDeadline}, err)
 	}
 	defer it.Close()
 	n := uint64(0)

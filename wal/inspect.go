@@ -191,7 +191,7 @@ func (s *survey) listLive() (err error) {
 		s.close()
 		*s = survey{fs: s.fs, dir: s.dir, key: s.key}
 	}
-	return notThere(err)
+	return notThere("", err)
 }
 
 func (s *survey) inspect() error {

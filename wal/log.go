@@ -132,7 +132,7 @@ func Open(dir string, o Options) (*Log, error) {
 // load surveys the directory and takes over what it found.
 func (l *Log) load(s *survey) error {
 	if err := s.list(); err != nil {
-		return notThere(err)
+		return notThere("", err)
 	}
 	if len(s.unknown) > 0 && !s.exists {
 		return fmt.Errorf("%w: %s holds %q", ErrNotLog, l.dir, s.unknown[0])

@@ -164,7 +164,7 @@ func (s *survey) checkNames(names []string) error {
 			ours = append(ours, name)
 		}
 	}
-	return checkKinds(s.fs, s.dir, ours)
+	return checkKinds(s.fs, s.dir, ours, s.keep)
 }
 
 func compareUint(a, b uint64) int {

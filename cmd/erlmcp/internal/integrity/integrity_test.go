@@ -1,10 +1,13 @@
 package integrity
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -98,4 +101,66 @@ func TestADirectoryWithoutALogIsNothingToCheck(t *testing.T) {
 	_, err := Stopped(context.Background(), StoppedOptions{DataDir: dir, Engine: engine.Options{Indexes: tcps.Indexes()}, Now: time.Now}, func(Check) {})
 	require.Error(t, err, "somebody else's folder called wal")
 	require.NoFileExists(t, filepath.Join(dir, "FORMAT"))
+}
+
+// A flipped bit anywhere in a table file is a finding, not a failure to check: exit code 1 depends on it.
+func TestADamagedBlockIsAFindingWhicheverCheckMeetsIt(t *testing.T) {
+	ctx := context.Background()
+	base := filepath.Join(t.TempDir(), "base")
+	o := engine.Options{SegmentSize: 1 << 20, MemTableSize: 1 << 20, Indexes: tcps.Indexes()}
+	store, err := engine.Open(base, o)
+	require.NoError(t, err)
+	ledger, err := tcps.New(store, tcps.Options{})
+	require.NoError(t, err)
+	for _, bucket := range []tcps.Bucket{"security", "reliability", "cost", "compliance"} {
+		for i := range 5 {
+			in := tcps.CreateWorkOrderInput{Bucket: string(bucket)}
+			in.Signal.Type, in.Signal.Source, in.Signal.Description = "internal_request", fmt.Sprintf("%s-%d", bucket, i), strings.Repeat("x", 400)
+			_, err := ledger.CreateWorkOrder(ctx, in)
+			require.NoError(t, err)
+		}
+	}
+	_, err = store.Checkpoint()
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+	tables, err := filepath.Glob(filepath.Join(base, "store", "*.sst"))
+	require.NoError(t, err)
+	require.Len(t, tables, 1)
+	good, err := os.ReadFile(tables[0])
+	require.NoError(t, err)
+	found := 0
+	for at := 100; at < len(good); at += max(1, len(good)/25) {
+		dir := filepath.Join(t.TempDir(), "data")
+		require.NoError(t, os.CopyFS(dir, os.DirFS(base)))
+		bad := bytes.Clone(good)
+		bad[at] ^= 8
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "store", filepath.Base(tables[0])), bad, 0o600))
+		r, err := Stopped(ctx, StoppedOptions{DataDir: dir, Engine: o, Now: time.Now}, func(Check) {})
+		require.NoError(t, err, "byte %d", at)
+		require.Len(t, r.Checks, len(kinds), "byte %d", at)
+		if !r.Valid {
+			found++
+		}
+		for _, c := range r.Checks {
+			for _, f := range c.Findings {
+				require.NotContains(t, f.What, "\n")
+			}
+		}
+	}
+	require.Greater(t, found, 20)
+}
+
+// Something that is no file in the place of a segment is damage, not a failure to check.
+func TestWhatIsNoFileIsAFinding(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	o := engine.Options{SegmentSize: 64 << 10, MemTableSize: 1 << 20}
+	store, err := engine.Open(dir, o)
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+	require.NoError(t, os.Remove(filepath.Join(dir, "wal", "0000000000000001.seg")))
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "wal", "0000000000000001.seg"), 0o700))
+	r, err := Stopped(context.Background(), StoppedOptions{DataDir: dir, Engine: o, Now: time.Now}, func(Check) {})
+	require.NoError(t, err)
+	require.False(t, r.Valid)
+	require.Contains(t, r.Checks[0].Findings[0].What, "is not a file")
 }

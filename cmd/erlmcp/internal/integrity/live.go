@@ -3,11 +3,13 @@ package integrity
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/erlmcp/erlmcp/engine"
 	"github.com/erlmcp/erlmcp/tcps"
+	"github.com/erlmcp/erlmcp/wal"
 )
 
 // Live checks an open store beside its work and calls done after each check. An error means that the checks could not be run.
@@ -15,8 +17,16 @@ func Live(ctx context.Context, store *engine.Store, ledger *tcps.Ledger, dir str
 	begin := now()
 	r := Report{Mode: "live", DataDir: dir}
 	storage, err := store.Verify(ctx)
-	if err != nil {
+	if err != nil && !isDamage(err) {
 		return Report{}, fmt.Errorf("check the store: %w", err)
+	}
+	if err != nil {
+		c := newCheck(CheckLog)
+		c.Findings = append(c.Findings, openFinding(dir, err))
+		r.add(done, c)
+		r.skipRest(done, "the store could not be read to its end")
+		r.conclude(begin, now())
+		return r, nil
 	}
 	r.Index, r.StateHash = storage.Index, hex.EncodeToString(storage.StateHash[:])
 	checks := map[string]*Check{}
@@ -28,8 +38,16 @@ func Live(ctx context.Context, store *engine.Store, ledger *tcps.Ledger, dir str
 		r.add(done, checks[name])
 	}
 	documents, err := ledger.VerifyAll(ctx)
-	if err != nil {
+	if err != nil && !isDamage(err) {
 		return Report{}, fmt.Errorf("check the ledger: %w", err)
+	}
+	if err != nil {
+		c := checks[CheckDocuments]
+		c.Findings = append(c.Findings, openFinding(dir, err))
+		r.add(done, c)
+		r.skipRest(done, "the documents could not be read to their end")
+		r.conclude(begin, now())
+		return r, nil
 	}
 	addLedger(checks, documents)
 	for _, name := range tcps.Checks() {
@@ -37,6 +55,11 @@ func Live(ctx context.Context, store *engine.Store, ledger *tcps.Ledger, dir str
 	}
 	r.conclude(begin, now())
 	return r, nil
+}
+
+// isDamage tells an error that names damage from one that kept the checks from running.
+func isDamage(err error) bool {
+	return errors.Is(err, engine.ErrCorrupt) || errors.Is(err, wal.ErrCorrupt)
 }
 
 // addStorage sorts what the engine found into the checks.

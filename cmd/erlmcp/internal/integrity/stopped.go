@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -45,7 +46,7 @@ func Stopped(ctx context.Context, o StoppedOptions, done func(Check)) (Report, e
 	if err != nil {
 		return Report{}, fmt.Errorf("%s: %w", logDir, err)
 	}
-	if encrypted && o.Engine.Key == nil {
+	if encrypted && o.Engine.Key == nil && len(check.Findings) == 0 {
 		return Report{}, fmt.Errorf("%s: %w: set ERLMCP_DATA_KEY or name the key file with --data-key-file", dir, engine.ErrKeyRequired)
 	}
 	r := Report{Mode: "stopped", DataDir: dir}
@@ -116,6 +117,11 @@ func inspectLog(ctx context.Context, dir string, key []byte) (*Check, bool, erro
 	c := newCheck(CheckLog)
 	alive := func(wal.SegmentInfo) error { return ctx.Err() }
 	report, err := wal.Inspect(vfs.Default, dir, wal.InspectOptions{Key: key}, wal.Visitor{Segment: alive})
+	var bad *wal.CorruptError
+	if errors.As(err, &bad) { // not even readable so far that damage could be told from what is intact
+		c.Findings = append(c.Findings, logFinding(bad.Finding))
+		return c, false, nil
+	}
 	if err != nil {
 		return c, false, err
 	}
@@ -156,7 +162,8 @@ func openFinding(dir string, err error) Finding {
 		f.Where = dir
 	}
 	if bad.Cause != nil {
-		f.What += ": " + bad.Cause.Error()
+		cause, _, _ := strings.Cut(bad.Cause.Error(), "\n")
+		f.What += ": " + cause
 	}
 	if bad.Intact != "" {
 		f.Means += "; intact: " + bad.Intact
