@@ -57,6 +57,8 @@ var kinds = map[string]func(cell) (outcome, error){
 	"engine": engineCell,
 	"fill":   fillCell,
 	"replay": replayCell,
+	"press":  pressCell,
+	"rise":   riseCell,
 
 	"mcp-serve": serveCell,
 	"mcp-echo":  echoCell,
@@ -89,8 +91,8 @@ func runChild([]string) error {
 	if err := json.NewEncoder(os.Stdout).Encode(o); err != nil {
 		return err
 	}
-	if c.Kind == "fill" { // a crash right after the last acknowledgement
-		return syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	if c.Kind == "fill" || c.Kind == "press" { // a crash right after the last acknowledgement, or amid many
+		return killSelf()
 	}
 	return nil
 }

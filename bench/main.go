@@ -20,6 +20,7 @@ var commands = map[string]func(args []string) error{
 	"wal":      runWAL,
 	"engine":   runEngine,
 	"recovery": runRecovery,
+	"restart":  runRestart,
 	"damage":   runDamage,
 	"mcp":      runMCP,
 	"child":    runChild, // one cell; started by the others only

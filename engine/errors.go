@@ -86,8 +86,10 @@ func (e *CorruptError) Error() string {
 }
 
 // brief is the message of an error without the details that Pebble adds in lines of their own, stack traces among them.
-func brief(err error) string {
-	line, _, _ := strings.Cut(err.Error(), "\n")
+func brief(err error) string { return firstLine(err.Error()) }
+
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
 	return line
 }
 

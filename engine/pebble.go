@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -36,9 +35,9 @@ func (l *pebbleLogger) Infof(format string, args ...any) {
 	}
 }
 
-// Errorf logs at error level.
+// Errorf logs at error level, without the stack traces that Pebble adds.
 func (l *pebbleLogger) Errorf(format string, args ...any) {
-	l.log.Error("pebble: " + fmt.Sprintf(format, args...))
+	l.log.Error("pebble: " + firstLine(fmt.Sprintf(format, args...)))
 }
 
 // Fatalf must not return: Pebble's state is not consistent any more. The store fails, the process is about to exit, and
@@ -109,14 +108,13 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		EventListener: &pebble.EventListener{
 			FlushEnd: func(pebble.FlushInfo) { poke(s.flush.flushed) },
 			BackgroundError: func(err error) {
-				s.o.Logger.Warn("engine: row store, background work", "error", err)
+				s.o.Logger.Warn("engine: row store, background work", "error", brief(err))
 				s.pebbleLog.slow.Store(true)
 				s.flush.stumbled(err)
 			},
 			// The read that met the damage returns it; a reader must not stop the process.
 			DataCorruption: func(i pebble.DataCorruptionInfo) {
-				info, _, _ := strings.Cut(i.String(), "\n") // the rest is a stack trace
-				s.o.Logger.Error("engine: row store is damaged", "info", info)
+				s.o.Logger.Error("engine: row store is damaged", "info", firstLine(i.String()))
 			},
 		},
 	}
@@ -137,6 +135,9 @@ func (s *Store) openPebble(must bool) error {
 	if err == nil {
 		s.db = db
 		return nil
+	}
+	if errors.Is(err, syscall.EAGAIN) {
+		return fmt.Errorf("%w: %s (its lock: %w)", ErrInUse, s.storeDir, err) // somebody removed LOCK of the directory
 	}
 	if must && !environmental(err) {
 		return &CorruptError{

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -57,8 +56,7 @@ func (r *VerifyReport) add(kind, where, format string, args ...any) {
 		}
 	}
 	if n < maxFindings {
-		message, _, _ := strings.Cut(fmt.Sprintf(format, args...), "\n") // what follows is Pebble's own detail
-		r.Findings = append(r.Findings, Finding{kind, where, message, adviceRestore})
+		r.Findings = append(r.Findings, Finding{kind, where, firstLine(fmt.Sprintf(format, args...)), adviceRestore})
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -33,8 +34,8 @@ func ExplainOpen(dir string, key []byte, err error) error {
 		advice = "the user of this process needs to read and write the directory"
 	case strings.Contains(err.Error(), "read-only file system"):
 		advice = "the directory is on a read-only file system; remount it, or name another one with --data DIR"
-	case errors.Is(err, engine.ErrNoSpace):
-		advice = "free some space on that disk and start again; nothing is lost"
+	case errors.Is(err, engine.ErrNoSpace), errors.Is(err, syscall.ENOSPC), strings.Contains(err.Error(), syscall.ENOSPC.Error()): // Pebble quotes it
+		advice = "the disk is full: free some space (or inodes, `df -i`) on it and start again; nothing is lost"
 	}
 	if advice == "" {
 		return fmt.Errorf("open %s: %w", dir, err)
