@@ -138,8 +138,11 @@ func (c *conversation) once(ctx context.Context, key string, step int) error {
 		}
 		return err
 	})
-	if err != nil || done {
+	if err != nil {
 		return err
+	}
+	if done { // perhaps by a process that was killed before it could say so
+		return c.trace.note("finished", key, step)
 	}
 	if err := c.trace.note("run", key, step); err != nil {
 		return err
