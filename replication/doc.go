@@ -45,11 +45,13 @@
 // written. Linearizable reads get their read index from the leader. Without a leader both wait for Options.Patience and are
 // then refused with an engine.ErrUnavailable that names who was last heard from.
 //
-// # What it does not do
+// # State transfer
 //
-// It does not ship rows to another node yet. Therefore the log of a cluster member is kept from its beginning (the log
-// is pinned), so that every member can be caught up from it, and a store whose log was cut before it became a
-// cluster cannot take others in (ErrNoTransfer). It brings no network of its own: transport and Dial are the caller's.
+// Raft never ships state here. A member that is new, too far behind or not to be trusted fetches it itself (fetch.go) from
+// any other member (transfer.go): throttled, resumed when the connection breaks, verified, built in a folder of its own and put in
+// the place of the old store in one step (Install). The log of a member is kept as long as the engine likes.
+//
+// What it does not do: it brings no network of its own, transport and Dial are the caller's; package cluster brings them.
 //
 // The bytes are in format.go.
 package replication

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/erlmcp/erlmcp/engine"
+	"github.com/erlmcp/erlmcp/wal"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
@@ -37,6 +38,7 @@ type fleet struct {
 	change  func(*Options)
 	tcp     bool // real connections on the loopback
 	forward bool // changes and reads on any member
+	retain  int64
 
 	wires sync.Mutex
 	pipes []pipe
@@ -103,6 +105,7 @@ func (f *fleet) open(p *peer) error {
 	p.fs = &faultFS{FS: p.disk}
 	eo := engineOptions(p.fs)
 	eo.Committer = node.Start
+	eo.RetainLog = f.retain
 	f.join(p)
 	store, err := engine.Open("db", eo)
 	if err == nil {
@@ -111,6 +114,10 @@ func (f *fleet) open(p *peer) error {
 		f.mu.Unlock()
 	}
 	return err
+}
+
+func (f *fleet) walOptions(p *peer) wal.Options {
+	return wal.Options{FS: p.disk, SegmentSize: engineOptions(nil).SegmentSize}
 }
 
 func (f *fleet) start(p *peer) { f.t.Helper(); require.NoError(f.t, f.open(p)) }

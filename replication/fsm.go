@@ -125,8 +125,8 @@ func (m *machine) wait(ctx context.Context, index uint64, stopped <-chan struct{
 // Snapshot begins a mark; see marks.go. Nothing is copied.
 func (m *machine) Snapshot() (raft.FSMSnapshot, error) { return flush{m.store}, nil }
 
-// Restore would replace all rows.
-func (m *machine) Restore(io.ReadCloser) error { return ErrNoTransfer }
+// Restore would replace all rows. Nobody sends them this way.
+func (m *machine) Restore(io.ReadCloser) error { return ErrBehind }
 
 // flush makes the rows of a mark durable.
 type flush struct{ store *engine.Store }

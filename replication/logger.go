@@ -16,6 +16,10 @@ func newLogger(to *slog.Logger) hclog.Logger {
 	return l
 }
 
+var quiet = map[string]bool{
+	"opening snapshot": true, "failed to open snapshot": true, "failed to send snapshot to": true, "failed to get log": true,
+}
+
 type slogSink struct{ to *slog.Logger }
 
 // Accept is called for every message of raft.
@@ -28,6 +32,9 @@ func (s slogSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 		at = slog.LevelWarn
 	case level == hclog.Info:
 		at = slog.LevelInfo
+	}
+	if quiet[msg] { // a member that has to fetch the state; said once a second by the member itself, not every 10 ms
+		at = slog.LevelDebug
 	}
 	if !s.to.Enabled(context.Background(), at) {
 		return

@@ -11,9 +11,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// ErrNoTransfer: a node needs the rows of another one, because the log does not reach back far enough, and this
-// version does not ship them. Start the node on a directory restored from a backup of the cluster.
-var ErrNoTransfer = errors.New("replication: the log does not reach back far enough for this node, and state is not shipped yet")
+// ErrBehind: another member needs more than this one's log holds. Raft does not ship state here: the member notices by
+// itself and fetches it (Fetch).
+var ErrBehind = errors.New("replication: the log does not reach back far enough for this member; it has to fetch the state")
 
 // A mark is what raft calls a snapshot, without a copy of anything: the row store is durable up to index, and these
 // were the members then. Raft begins behind the mark after a restart.
@@ -95,7 +95,8 @@ func markAt(log *wal.Log, applied uint64) (m mark, err error) {
 
 // marks is raft's SnapshotStore. It keeps the newest mark in the log's meta values.
 type marks struct {
-	log *wal.Log
+	log   *wal.Log
+	moved func(index uint64) // the mark is at index now
 
 	mu      sync.Mutex
 	current mark // index 0: none
@@ -118,9 +119,9 @@ func (s *marks) List() ([]*raft.SnapshotMeta, error) {
 	return []*raft.SnapshotMeta{s.current.meta()}, nil
 }
 
-// Open is asked for the content of a mark, to send it to a node that is too far behind.
+// Open is asked for the content of a mark, to send it to a member that is too far behind: ErrBehind.
 func (s *marks) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
-	return nil, nil, fmt.Errorf("%w (%s)", ErrNoTransfer, id)
+	return nil, nil, fmt.Errorf("%w (%s)", ErrBehind, id)
 }
 
 func (m mark) meta() *raft.SnapshotMeta {
@@ -140,7 +141,7 @@ type markSink struct {
 func (k *markSink) ID() string { return k.m.meta().ID }
 
 // Write is called with state that another node sends.
-func (k *markSink) Write([]byte) (int, error) { return 0, ErrNoTransfer }
+func (k *markSink) Write([]byte) (int, error) { return 0, ErrBehind }
 
 // Close stores the mark. Raft calls it twice.
 func (k *markSink) Close() error {
@@ -155,8 +156,9 @@ func (k *markSink) Close() error {
 		return fmt.Errorf("replication: store mark %d: %w", k.m.index, err)
 	}
 	k.s.mu.Lock()
-	defer k.s.mu.Unlock()
 	k.s.current = k.m
+	k.s.mu.Unlock()
+	k.s.moved(k.m.index)
 	return nil
 }
 

@@ -45,9 +45,24 @@ func (n *Node) Status() Status {
 func (n *Node) IsLeader() bool { return n.raft.State() == raft.Leader }
 
 // HandOver gives leadership to the follower that is furthest. It returns when this node leads no more.
-func (n *Node) HandOver(ctx context.Context) error {
+func (n *Node) HandOver(ctx context.Context) error { return n.HandOverTo(ctx, "") }
+
+// HandOverTo gives leadership to a certain voter; empty: to the one that is furthest.
+func (n *Node) HandOverTo(ctx context.Context, to string) error {
 	if !n.IsLeader() {
 		return n.notLeader(nil)
+	}
+	if to != "" {
+		for _, s := range n.raft.GetConfiguration().Configuration().Servers {
+			if string(s.ID) != to || s.Suffrage != raft.Voter {
+				continue
+			}
+			if err := n.await(ctx, n.raft.LeadershipTransferToServer(s.ID, s.Address)); err != nil {
+				return fmt.Errorf("replication: hand over leadership to %s: %w", to, err)
+			}
+			return nil
+		}
+		return fmt.Errorf("%w: %s is not a voter of this cluster", ErrInvalid, to)
 	}
 	voters := 0
 	for _, s := range n.raft.GetConfiguration().Configuration().Servers {
@@ -64,31 +79,36 @@ func (n *Node) HandOver(ctx context.Context) error {
 	return nil
 }
 
-// AddVoter adds a node, which must have an empty store or have been a member of this cluster before, and catches it up
-// from the log. Only on the leader. ErrNoTransfer if the log does not reach back to its beginning.
+// AddVoter adds a member that votes, or makes a non-voter one. It must have an empty store, a fetched one (Fetch), or
+// have been a member of this cluster before. Only on the leader.
 func (n *Node) AddVoter(ctx context.Context, id, address string) error {
+	return n.change(ctx, "add "+id, func() raft.Future { return n.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(address), 0, 0) })
+}
+
+// AddNonvoter adds a member that receives everything and does not vote. A voter of that name stays one, with a new address.
+// Only on the leader.
+func (n *Node) AddNonvoter(ctx context.Context, id, address string) error {
+	return n.change(ctx, "add "+id, func() raft.Future { return n.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(address), 0, 0) })
+}
+
+// Demote makes a voter a non-voter. Only on the leader.
+func (n *Node) Demote(ctx context.Context, id string) error {
+	return n.change(ctx, "demote "+id, func() raft.Future { return n.raft.DemoteVoter(raft.ServerID(id), 0, 0) })
+}
+
+func (n *Node) change(ctx context.Context, doing string, begin func() raft.Future) error {
 	if !n.IsLeader() {
 		return n.notLeader(nil)
 	}
-	if first := n.log.FirstIndex(); first > 1 {
-		return fmt.Errorf("%w: it begins at %d", ErrNoTransfer, first)
-	}
-	err := n.await(ctx, n.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(address), 0, 0))
-	if err != nil {
-		return fmt.Errorf("replication: add %s: %w", id, n.leaderErr(err))
+	if err := n.await(ctx, begin()); err != nil {
+		return fmt.Errorf("replication: %s: %w", doing, n.leaderErr(err))
 	}
 	return nil
 }
 
 // Remove takes a node out of the cluster. Only on the leader; a leader that removes itself steps down.
 func (n *Node) Remove(ctx context.Context, id string) error {
-	if !n.IsLeader() {
-		return n.notLeader(nil)
-	}
-	if err := n.await(ctx, n.raft.RemoveServer(raft.ServerID(id), 0, 0)); err != nil {
-		return fmt.Errorf("replication: remove %s: %w", id, n.leaderErr(err))
-	}
-	return nil
+	return n.change(ctx, "remove "+id, func() raft.Future { return n.raft.RemoveServer(raft.ServerID(id), 0, 0) })
 }
 
 func (n *Node) leaderErr(err error) error {

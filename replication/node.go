@@ -78,6 +78,8 @@ type Node struct {
 	router  *router // nil without Options.Dial: changes are proposed here or not at all
 	inboxes inboxes // of the other members, while this one leads
 
+	transfers transfers
+
 	running atomic.Bool // raft's goroutines exist
 	once    sync.Once
 	failed  chan struct{}
@@ -96,7 +98,10 @@ func New(o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Node{o: o, failed: make(chan struct{}), stopped: make(chan struct{})}, nil
+	return &Node{
+		o: o, failed: make(chan struct{}), stopped: make(chan struct{}),
+		transfers: transfers{stop: make(chan struct{})},
+	}, nil
 }
 
 // Start is the engine.Options.Committer of the node's store; it may be used once.
@@ -105,13 +110,14 @@ func (n *Node) Start(s *engine.Store) (engine.Committer, error) {
 		return nil, fmt.Errorf("%w: the node was started before", ErrInvalid)
 	}
 	n.store, n.log = s, s.Log()
-	// A follower that is behind is served from the log, so nothing of it may go.
-	s.PinLog("replication", 1)
 	n.logs = NewLogStore(n.log, LogOptions{Halt: n.leave})
 	m, err := markAt(n.log, s.AppliedIndex())
 	if err != nil {
 		return nil, err
 	}
+	// What lies behind the mark names the members; the rest the engine keeps as long as it likes (Options.RetainLog), and a
+	// member that is further behind gets the state (transfer.go).
+	s.PinLog(markKey, max(m.index, 1))
 	if err := n.enrol(m); err != nil {
 		return nil, err
 	}
@@ -191,7 +197,7 @@ func (n *Node) startRaft(m mark) (err error) {
 		}
 	}()
 	n.running.Store(true)
-	n.raft, err = raft.NewRaft(n.o.raftConfig(), n.machine, raftLog{n.logs, n}, n.logs, &marks{log: n.log, current: m}, n.o.Transport)
+	n.raft, err = raft.NewRaft(n.o.raftConfig(), n.machine, raftLog{n.logs, n}, n.logs, &marks{log: n.log, current: m, moved: func(index uint64) { n.store.PinLog(markKey, index) }}, n.o.Transport)
 	if err != nil {
 		return fmt.Errorf("replication: start raft: %w", err)
 	}
