@@ -26,9 +26,8 @@ type FetchOptions struct {
 	Dir string
 	// Engine as the store will be opened with.
 	Engine engine.Options
-	// Stable are raft's term and vote of the store that is replaced (StableOf); nil: there was none, or it is lost, and
-	// this member was made a non-voter before Fetch was called.
-	Stable map[string][]byte
+	// AtLeast is an index that must be in the state: Kept.Last of the store that is replaced.
+	AtLeast uint64
 	// Tries bounds how often a broken connection is resumed or begun anew; default 20. Wait is how long it waits in
 	// between; default 200 ms.
 	Tries int
@@ -48,19 +47,42 @@ type Fetched struct {
 
 var stableKeys = []string{stablePrefix + "CurrentTerm", stablePrefix + "LastVoteTerm", stablePrefix + "LastVoteCand"}
 
-// StableOf reads raft's term and vote out of the log of a stopped store. The log is opened as the store would open it.
-func StableOf(walDir string, o wal.Options) (map[string][]byte, error) {
+// Kept is what must not be lost of a store that is replaced: raft's term and vote, and how far its log goes.
+type Kept struct {
+	Last   uint64
+	values map[string][]byte
+}
+
+// KeptOf reads it out of the log of a stopped store.
+func KeptOf(walDir string, o wal.Options) (k Kept, err error) {
 	log, err := wal.Open(walDir, o)
 	if err != nil {
-		return nil, fmt.Errorf("replication: read term and vote: %w", err)
+		return k, fmt.Errorf("replication: read term and vote: %w", err)
 	}
-	m := map[string][]byte{}
-	for _, k := range stableKeys {
-		if v, ok := log.Meta(k); ok {
-			m[k] = v
+	k.Last, k.values = log.LastIndex(), map[string][]byte{}
+	for _, key := range stableKeys {
+		if v, ok := log.Meta(key); ok {
+			k.values[key] = v
 		}
 	}
-	return m, log.Close()
+	return k, log.Close()
+}
+
+// Keep writes it into the log of the store that Fetch made, before Install.
+func (k Kept) Keep(walDir string, o wal.Options) error {
+	log, err := wal.Open(walDir, o)
+	if err != nil {
+		return fmt.Errorf("replication: keep term and vote: %w", err)
+	}
+	if log.LastIndex() < k.Last {
+		err = fmt.Errorf("%w: the new state is of entry %d, the old log goes to %d", ErrTransfer, log.LastIndex(), k.Last)
+	}
+	for _, key := range stableKeys {
+		if v, ok := k.values[key]; ok && err == nil {
+			err = log.SetMeta(key, v)
+		}
+	}
+	return errors.Join(err, log.Close())
 }
 
 // Fetch builds a store in o.Dir out of the state of another member. Everything is verified before the directory becomes a
@@ -158,7 +180,7 @@ func (in *incoming) connect() error {
 	}
 	in.conn, in.r = c, bufio.NewReaderSize(c, 256<<10)
 	_ = c.SetDeadline(time.Now().Add(40 * time.Second)) // the sender waits up to 20 s for its barrier
-	b, _ := json.Marshal(transferAsk{Session: in.session, Offset: in.offset})
+	b, _ := json.Marshal(transferAsk{Session: in.session, Offset: in.offset, AtLeast: in.o.AtLeast})
 	if _, err := c.Write(append(b, '\n')); err != nil {
 		return err
 	}
@@ -202,13 +224,6 @@ func (in *incoming) build() (f Fetched, err error) {
 	}
 	if err := b.SetMeta(markKey, h.Membership); err != nil {
 		return f, errors.Join(err, b.Abort())
-	}
-	for _, k := range stableKeys {
-		if v, ok := in.o.Stable[k]; ok {
-			if err := b.SetMeta(k, v); err != nil {
-				return f, errors.Join(err, b.Abort())
-			}
-		}
 	}
 	footer := r.Footer()
 	if err := b.Finish(footer.StateHash); err != nil {

@@ -17,6 +17,7 @@ func newLogger(to *slog.Logger) hclog.Logger {
 }
 
 var quiet = map[string]bool{
+	"installing snapshot on": true, "installSnapshot rejected to": true, "appendEntries rejected, sending older logs": true,
 	"opening snapshot": true, "failed to open snapshot": true, "failed to send snapshot to": true, "failed to get log": true,
 }
 
@@ -46,3 +47,6 @@ func (s slogSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 	}
 	s.to.Log(context.Background(), at, "raft: "+msg, args...)
 }
+
+// RaftLogger gives raft's transport a logger that ends in slog.
+func RaftLogger(to *slog.Logger) hclog.Logger { return newLogger(to) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 
 	"github.com/erlmcp/erlmcp/wal"
@@ -119,9 +120,14 @@ func (s *marks) List() ([]*raft.SnapshotMeta, error) {
 	return []*raft.SnapshotMeta{s.current.meta()}, nil
 }
 
-// Open is asked for the content of a mark, to send it to a member that is too far behind: ErrBehind.
-func (s *marks) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
-	return nil, nil, fmt.Errorf("%w (%s)", ErrBehind, id)
+// Open is asked for the content of the mark, to send it to a member that is too far behind. There is none; see based.
+func (s *marks) Open(string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current.index == 0 {
+		return nil, nil, ErrBehind
+	}
+	return s.current.meta(), io.NopCloser(strings.NewReader("")), nil
 }
 
 func (m mark) meta() *raft.SnapshotMeta {

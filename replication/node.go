@@ -143,10 +143,16 @@ func (n *Node) enrol(m mark) error {
 		known = known || e.Type == typeEnvelope+wal.EntryType(raft.LogConfiguration)
 		return nil
 	})
-	if err != nil || known {
+	if err != nil {
 		return err
 	}
 	last := n.log.LastIndex()
+	if n.o.Restart != nil {
+		return n.restart(last)
+	}
+	if known {
+		return nil
+	}
 	if last == 0 && len(n.o.Members) == 0 {
 		return nil // waits to be added
 	}
@@ -173,6 +179,29 @@ func (n *Node) enrol(m mark) error {
 	return n.logs.StoreLog(&raft.Log{Index: last + 1, Term: term, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(c)})
 }
 
+// restart appends a configuration as if a leader of a new term had.
+func (n *Node) restart(last uint64) error {
+	if err := checkMembers(*n.o.Restart, n.o.ID); err != nil {
+		return err
+	}
+	term, err := n.logs.GetUint64([]byte("CurrentTerm"))
+	if err != nil {
+		return err
+	}
+	if last > 0 {
+		e, err := n.log.Get(last)
+		if err != nil {
+			return fmt.Errorf("replication: read the newest entry: %w", err)
+		}
+		term = max(term, e.Term)
+	}
+	term++
+	if err := n.logs.SetUint64([]byte("CurrentTerm"), term); err != nil {
+		return err
+	}
+	return n.logs.StoreLog(&raft.Log{Index: last + 1, Term: term, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(*n.o.Restart)})
+}
+
 func checkMembers(c raft.Configuration, self string) error {
 	ids, voters := map[raft.ServerID]bool{}, 0
 	for _, s := range c.Servers {
@@ -197,6 +226,7 @@ func (n *Node) startRaft(m mark) (err error) {
 		}
 	}()
 	n.running.Store(true)
+	n.o.Transport = newBased(n.o.Transport, n.log.FirstIndex, m)
 	n.raft, err = raft.NewRaft(n.o.raftConfig(), n.machine, raftLog{n.logs, n}, n.logs, &marks{log: n.log, current: m, moved: func(index uint64) { n.store.PinLog(markKey, index) }}, n.o.Transport)
 	if err != nil {
 		return fmt.Errorf("replication: start raft: %w", err)

@@ -36,13 +36,16 @@ func Compat() Timing {
 type Options struct {
 	// ID names this node for ever, in the cluster and in its log. Required.
 	ID string
-	// Transport carries raft's messages. Required; closed by the node. With raft.WithPreVote, as all of raft's own
-	// have it, a node that was cut off does not disturb the others when it returns.
+	// Transport carries raft's messages. Required; closed by the node. It must implement raft.WithPreVote, as all of raft's own
+	// do, so that a node that was cut off does not disturb the others when it returns.
 	Transport raft.Transport
 	// Members makes a new cluster of these nodes, if the store has never been in one. Give all nodes of a new cluster
 	// the same list, and empty stores. A store with history can only begin a cluster alone, with itself as only member;
 	// the others join it with AddVoter. Empty: wait to be added.
 	Members []raft.Server
+	// Restart replaces the members of a store that was in a cluster: disaster recovery. Everything in its log counts as
+	// committed from then on. Whoever was a member before and is not in it must never meet this store again.
+	Restart *raft.Configuration
 	// Timing; zero: Fast.
 	Timing Timing
 	// MarkEvery is after how many entries the rows are flushed and a restart begins behind them; default 65536.
@@ -71,6 +74,9 @@ var ErrInvalid = errors.New("replication: invalid option")
 func (o Options) withDefaults() (Options, error) {
 	if o.ID == "" || o.Transport == nil {
 		return o, fmt.Errorf("%w: ID and Transport are required", ErrInvalid)
+	}
+	if _, ok := o.Transport.(raft.WithPreVote); !ok {
+		return o, fmt.Errorf("%w: the Transport has no pre-votes", ErrInvalid)
 	}
 	if o.Timing == (Timing{}) {
 		o.Timing = Fast()

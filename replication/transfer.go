@@ -25,15 +25,17 @@ import (
 //	ask     one line of JSON, transferAsk
 //	answer  one line of JSON, transferAnswer; then, without an error, the snapshot stream from the wanted offset on
 //
-// The image is taken after a read barrier that began when the asker had stopped. So it holds every entry that was
-// committed by then, also those that the asker's own old log helped to commit: taking that log away loses nothing, as long
-// as term and vote are kept (FetchOptions.Stable) or the asker was made a non-voter first.
+// The asker's own log may have helped to commit entries (it counts as a copy up to its last index, and that cannot be taken
+// back). Therefore it has stopped when it asks, and the image must not be older than that last index (AtLeast): then
+// everything it ever vouched for is in the image or was never committed, and its log can go, as long as term and vote are
+// kept (Keep). A member that has lost its log is made a non-voter first; it begins from nothing.
 //
 // A broken connection is resumed: the same image gives the same bytes, so the sender writes it again and drops what
 // was received. Digests in the stream prove that it fits.
 type transferAsk struct {
 	Session string `json:"session,omitempty"` // of a transfer that broke off
 	Offset  int64  `json:"offset,omitempty"`
+	AtLeast uint64 `json:"at_least,omitempty"` // index that must be in the image
 }
 
 type transferAnswer struct {
@@ -83,7 +85,7 @@ func (n *Node) ServeTransfer(c net.Conn, perSecond int64) error {
 		return fmt.Errorf("%w: request", errFormat)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	id, out, err := n.takeTransfer(ctx, ask.Session)
+	id, out, err := n.takeTransfer(ctx, ask)
 	cancel()
 	answer := transferAnswer{Session: id}
 	if err != nil {
@@ -134,19 +136,19 @@ func (n *Node) keepLog(index uint64) {
 var errSessionGone = errors.New("the transfer is not known here any more")
 
 // takeTransfer continues a transfer or begins one.
-func (n *Node) takeTransfer(ctx context.Context, session string) (string, *outgoing, error) {
+func (n *Node) takeTransfer(ctx context.Context, ask transferAsk) (string, *outgoing, error) {
 	t := &n.transfers
 	n.pruneTransfers()
 	t.mu.Lock()
-	if session != "" {
+	if ask.Session != "" {
 		defer t.mu.Unlock()
-		out := t.of[session]
+		out := t.of[ask.Session]
 		if out == nil || out.busy || t.closed {
 			return "", nil, errSessionGone
 		}
 		out.busy = true
 		t.active.Add(1)
-		return session, out, nil
+		return ask.Session, out, nil
 	}
 	if t.closed || len(t.of) >= maxTransfers {
 		t.mu.Unlock()
@@ -165,16 +167,21 @@ func (n *Node) takeTransfer(ctx context.Context, session string) (string, *outgo
 	t.of[id] = out
 	t.active.Add(1)
 	t.mu.Unlock()
-	if err := n.openTransfer(ctx, out); err != nil {
+	if err := n.openTransfer(ctx, out, ask.AtLeast); err != nil {
 		t.put(id, n.o.Now(), true)
 		return "", nil, err
 	}
 	return id, out, nil
 }
 
-func (n *Node) openTransfer(ctx context.Context, out *outgoing) error {
-	if err := (committer{n}).Barrier(ctx); err != nil {
-		return fmt.Errorf("replication: make sure that the state is current: %w", err)
+func (n *Node) openTransfer(ctx context.Context, out *outgoing, atLeast uint64) error {
+	for n.store.AppliedIndex() < atLeast {
+		if !n.IsLeader() {
+			return fmt.Errorf("%w: this member's state is of entry %d, older than the wanted %d; ask the leader", ErrTransfer, n.store.AppliedIndex(), atLeast)
+		}
+		if err := n.fill(ctx); err != nil {
+			return err
+		}
 	}
 	im, err := n.store.OpenImage()
 	if err != nil {
@@ -190,6 +197,21 @@ func (n *Node) openTransfer(ctx context.Context, out *outgoing) error {
 	}
 	out.header = snapshot.Header{Index: im.Index(), Term: im.Term(), LogID: im.LogID(), Created: n.o.Now().UTC(), Membership: m.encode()}
 	return nil
+}
+
+// fill writes a change of nothing, for raft's own entries alone do not move the state.
+func (n *Node) fill(ctx context.Context) error {
+	done := make(chan error, 1)
+	ws := engine.WriteSet{Time: n.o.Now().UnixMilli(), Label: "fill"}
+	if !n.props.add(ws.Encode(nil), n.raft.CurrentTerm(), func(_ uint64, _ engine.ApplyOutcome, err error) { done <- err }) {
+		return n.ended()
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // put gives a transfer back; done: it is over.

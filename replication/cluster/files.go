@@ -1,0 +1,319 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/erlmcp/erlmcp/replication/port"
+	"github.com/erlmcp/erlmcp/replication/trust"
+)
+
+// Folder is the name of the cluster's folder in a data directory.
+const Folder = "cluster"
+
+// member is member.json.
+type member struct {
+	Name      string   `json:"name"`
+	Advertise string   `json:"advertise"` // host:port of this member's port, as the others call it
+	Voter     bool     `json:"voter"`     // it is to vote
+	First     bool     `json:"first,omitempty"`
+	Founders  []peer   `json:"founders,omitempty"` // first members of a cluster that begins with several
+	Peers     []string `json:"peers,omitempty"`    // addresses of others
+	Rebuild   string   `json:"rebuild,omitempty"`  // why the store has to be fetched
+}
+
+type peer struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+}
+
+// ErrMember: the directory is not, or already, a member of a cluster. The message says what to do.
+var ErrMember = errors.New("cluster")
+
+// IsMember reports whether the data directory belongs to a member of a cluster.
+func IsMember(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, Folder, "member.json"))
+	return err == nil
+}
+
+func loadMember(dir string) (m member, err error) {
+	path := filepath.Join(dir, Folder, "member.json")
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return m, fmt.Errorf("%w: %s is not a member of a cluster: `erlmcp cluster init` makes a cluster of it, `erlmcp cluster join` a member of one", ErrMember, dir)
+	}
+	if err != nil {
+		return m, err
+	}
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return m, fmt.Errorf("%s: %w", path, err)
+	}
+	return m, errors.Join(trust.CheckName(m.Name), checkAddress(m.Advertise))
+}
+
+func (m member) save(dir string) error {
+	raw, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, Folder, "member.json")
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(raw, '\n'))
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Join(dir, Folder))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// checkAddress wants something that other machines can dial.
+func checkAddress(a string) error {
+	host, p, err := net.SplitHostPort(a)
+	if err != nil || host == "" || p == "" || p == "0" {
+		return fmt.Errorf("%w: %q is no address that other members could call: write host:port, for example 10.0.0.1:7400", ErrMember, a)
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		return fmt.Errorf("%w: %q means every address of this machine: name the one that other members call", ErrMember, a)
+	}
+	return nil
+}
+
+// InitOptions describe the first member.
+type InitOptions struct {
+	Name, Advertise string
+	Secret          []byte // the authority follows from it; empty: a new one
+	Now             time.Time
+}
+
+// Init makes a data directory the first member of a new cluster: the directory may be empty or hold a store, which then
+// is what the cluster begins with.
+func Init(dir string, o InitOptions) (*trust.Identity, error) {
+	if IsMember(dir) {
+		return nil, fmt.Errorf("%w: %s is a member of a cluster already", ErrMember, dir)
+	}
+	if err := errors.Join(trust.CheckName(o.Name), checkAddress(o.Advertise)); err != nil {
+		return nil, err
+	}
+	a, err := authority(o.Secret, o.Now)
+	if err != nil {
+		return nil, err
+	}
+	return create(dir, a, member{Name: o.Name, Advertise: o.Advertise, Voter: true, First: true}, o.Now)
+}
+
+func authority(secret []byte, now time.Time) (*trust.Authority, error) {
+	if len(secret) > 0 {
+		return trust.FromSecret(secret)
+	}
+	return trust.NewAuthority(now)
+}
+
+// create issues the member's own certificate and writes the folder; member.json last.
+func create(dir string, a *trust.Authority, m member, now time.Time) (*trust.Identity, error) {
+	key, csr, err := trust.Request(m.Name)
+	if err != nil {
+		return nil, err
+	}
+	der, err := a.Issue(csr, m.Name, now)
+	if err != nil {
+		return nil, err
+	}
+	id, err := trust.NewIdentity(a, der, key)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := id.Save(filepath.Join(dir, Folder)); err != nil {
+		return nil, err
+	}
+	return id, m.save(dir)
+}
+
+// FoundOptions describe one of several members that begin a cluster together: all know the same secret and the same list.
+type FoundOptions struct {
+	Name, Advertise string
+	Secret          []byte
+	Peers           []string // addresses of all, this one may be among them
+	Now             time.Time
+}
+
+// Found writes the folder of such a member; who the others are it learns from them when it starts (Options.Expect).
+func Found(dir string, o FoundOptions) error {
+	if err := errors.Join(trust.CheckName(o.Name), checkAddress(o.Advertise)); err != nil {
+		return err
+	}
+	a, err := trust.FromSecret(o.Secret)
+	if err != nil {
+		return err
+	}
+	peers := slices.DeleteFunc(slices.Clone(o.Peers), func(p string) bool { return p == o.Advertise })
+	_, err = create(dir, a, member{Name: o.Name, Advertise: o.Advertise, Voter: true, Peers: peers}, o.Now)
+	return err
+}
+
+// JoinOptions describe a machine that is to become a member.
+type JoinOptions struct {
+	Name, Advertise string
+	Token           string
+	Addresses       []string // of members, instead of those in the token
+	Now             time.Time
+}
+
+type joinAsk struct {
+	Name      string `json:"name"`
+	Advertise string `json:"advertise"`
+	Token     string `json:"token"`
+	CSR       []byte `json:"csr"`
+}
+
+type joinAnswer struct {
+	Cert      []byte   `json:"cert"`
+	Authority []byte   `json:"authority"`
+	Key       []byte   `json:"key,omitempty"` // the authority's, for voters
+	Voter     bool     `json:"voter"`
+	Peers     []string `json:"peers"`
+}
+
+// Join asks the cluster of the token for a certificate and writes the folder. The directory must not hold a store.
+func Join(ctx context.Context, dir string, o JoinOptions) error {
+	if IsMember(dir) {
+		return fmt.Errorf("%w: %s is a member of a cluster already", ErrMember, dir)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "FORMAT")); err == nil {
+		return fmt.Errorf("%w: %s holds a store of its own, which would be lost: two histories cannot be merged; join with an empty directory", ErrMember, dir)
+	}
+	if err := errors.Join(trust.CheckName(o.Name), checkAddress(o.Advertise)); err != nil {
+		return err
+	}
+	t, err := trust.ReadToken(o.Token)
+	if err != nil {
+		return err
+	}
+	if len(o.Addresses) == 0 {
+		o.Addresses = t.Addresses
+	}
+	key, csr, err := trust.Request(o.Name)
+	if err != nil {
+		return err
+	}
+	var got joinAnswer
+	ask := joinAsk{Name: o.Name, Advertise: o.Advertise, Token: o.Token, CSR: csr}
+	var failed []error
+	for _, a := range o.Addresses {
+		err := call(ctx, func(ctx context.Context) (net.Conn, error) { return port.DialJoin(ctx, t, a) }, "/join", ask, &got)
+		if err == nil {
+			return accept(dir, o, key, got, append(got.Peers, a))
+		}
+		failed = append(failed, fmt.Errorf("%s: %w", a, err))
+		var no *refused
+		if errors.As(err, &no) && !no.retry {
+			break // the next one would say the same
+		}
+	}
+	return fmt.Errorf("%w: no member let this machine in: %w", ErrMember, errors.Join(failed...))
+}
+
+func accept(dir string, o JoinOptions, key ed25519.PrivateKey, got joinAnswer, peers []string) error {
+	a := &trust.Authority{}
+	var err error
+	if a.Cert, err = x509.ParseCertificate(got.Authority); err != nil {
+		return fmt.Errorf("%w: the authority's certificate: %w", ErrMember, err)
+	}
+	if len(got.Key) > 0 {
+		if a.Key, err = trust.ParseKey(got.Key); err != nil {
+			return err
+		}
+	}
+	id, err := trust.NewIdentity(a, got.Cert, key)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := id.Save(filepath.Join(dir, Folder)); err != nil {
+		return err
+	}
+	slices.Sort(peers)
+	peers = slices.DeleteFunc(slices.Compact(peers), func(p string) bool { return p == o.Advertise })
+	return member{Name: o.Name, Advertise: o.Advertise, Voter: got.Voter, Peers: peers}.save(dir)
+}
+
+// Leave takes the cluster's folder away: the directory is a single node's again. The folder is kept under another name.
+func Leave(dir string, now time.Time) (string, error) {
+	if !IsMember(dir) {
+		return "", fmt.Errorf("%w: %s is not a member of a cluster", ErrMember, dir)
+	}
+	to := filepath.Join(dir, Folder, "left-"+now.UTC().Format("20060102T150405Z")+".json")
+	return to, os.Rename(filepath.Join(dir, Folder, "member.json"), to)
+}
+
+// refused is an answer that says no.
+type refused struct {
+	text  string
+	retry bool // somebody else, or later, may say yes
+}
+
+func (r *refused) Error() string { return r.text }
+
+const maxBody = 1 << 20
+
+// call sends one question over one connection.
+func call(ctx context.Context, dial func(context.Context) (net.Conn, error), path string, ask, answer any) error {
+	body, err := json.Marshal(ask)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	t := &http.Transport{
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		DisableKeepAlives: true,
+	}
+	return exchange(ctx, &http.Client{Transport: t}, "http://member"+path, body, answer)
+}
+
+func exchange(ctx context.Context, c *http.Client, url string, body []byte, answer any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	raw := http.MaxBytesReader(nil, resp.Body, maxBody)
+	if resp.StatusCode != http.StatusOK {
+		var no struct{ Error string }
+		if err := json.NewDecoder(raw).Decode(&no); err != nil {
+			no.Error = resp.Status
+		}
+		return &refused{text: no.Error, retry: resp.StatusCode == http.StatusServiceUnavailable}
+	}
+	return json.NewDecoder(raw).Decode(answer)
+}

@@ -1,0 +1,159 @@
+package cluster
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/erlmcp/erlmcp/engine"
+	"github.com/erlmcp/erlmcp/replication/trust"
+	"github.com/hashicorp/raft"
+)
+
+// Status is what a member knows about its cluster.
+type Status struct {
+	Cluster     string       `json:"cluster"`
+	Name        string       `json:"name"`
+	State       string       `json:"state"`
+	Term        uint64       `json:"term"`
+	Leader      string       `json:"leader,omitempty"`
+	LeaderURL   string       `json:"leader_url,omitempty"`
+	Heard       *time.Time   `json:"heard,omitempty"` // from the leader; absent on the leader
+	Age         float64      `json:"age_seconds"`     // how old a stale read here may be
+	Quorum      bool         `json:"quorum"`          // a linearizable read just succeeded here
+	QuorumError string       `json:"quorum_error,omitempty"`
+	Commit      uint64       `json:"commit"`
+	Applied     uint64       `json:"applied"`
+	StateHash   string       `json:"state_hash"`
+	StateIndex  uint64       `json:"state_index"`
+	Certificate time.Time    `json:"certificate_expires"`
+	Members     []MemberInfo `json:"members"`
+	Events      []Event      `json:"events"` // newest first
+	Rebuild     string       `json:"rebuild,omitempty"`
+}
+
+// MemberInfo is one line of the table of members.
+type MemberInfo struct {
+	Record
+	Votes   bool   `json:"votes"` // now
+	State   string `json:"state"` // Leader, Follower, ...; unreachable
+	Applied uint64 `json:"applied"`
+	Last    uint64 `json:"last"`
+	Error   string `json:"error,omitempty"`
+}
+
+// Age is how old a stale read on this member may be: nothing was heard from a leader for this long. 0 on a leader; -1 before
+// the first word of a leader.
+func (m *Member) Age() time.Duration {
+	node := m.Node()
+	if node == nil {
+		return -1
+	}
+	s := node.Status()
+	switch {
+	case s.State == raft.Leader.String():
+		return 0
+	case s.Heard.IsZero():
+		return -1
+	}
+	return m.o.Now().Sub(s.Heard)
+}
+
+// Status asks this member, and every other one how it is. It takes up to two seconds when some do not answer.
+func (m *Member) Status(ctx context.Context) (Status, error) {
+	m.mu.Lock()
+	node, store, me, reason := m.node, m.store, m.me, m.reason
+	m.mu.Unlock()
+	out := Status{Cluster: m.id.Authority.ClusterID(), Name: me.Name, State: "starting", Certificate: m.id.Expires(), Rebuild: reason, Age: -1}
+	if node == nil {
+		return out, nil
+	}
+	s := node.Status()
+	out.State, out.Term, out.Leader, out.Commit, out.Applied = s.State, s.Term, s.Leader, s.Commit, s.Applied
+	out.StateHash, out.StateIndex = hex.EncodeToString(s.StateHash[:]), s.StateIndex
+	if !s.Heard.IsZero() {
+		out.Heard = &s.Heard
+	}
+	out.Age = max(m.Age().Seconds(), -1)
+	all, err := records(ctx, store)
+	if err != nil {
+		return out, err
+	}
+	if out.Events, err = events(ctx, store, 20); err != nil {
+		return out, err
+	}
+	qctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	quorum := make(chan error, 1)
+	go func() { quorum <- store.View(qctx, func(*engine.Tx) error { return nil }) }()
+	m.look(qctx, s, time.Time{})
+	if err := <-quorum; err != nil {
+		out.QuorumError = err.Error()
+	} else {
+		out.Quorum = true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range s.Members {
+		info := MemberInfo{Record: all[string(p.ID)], Votes: p.Suffrage == raft.Voter, State: "unreachable"}
+		info.Name, info.Address = string(p.ID), string(p.Address)
+		see := m.seen[info.Name]
+		switch {
+		case info.Name == me.Name:
+			info.State, info.Applied, info.Last = s.State, s.Applied, s.LastIndex
+		case see.err != nil:
+			info.Error = see.err.Error()
+		default:
+			info.State, info.Applied, info.Last = see.pong.State, see.pong.Applied, see.pong.Last
+		}
+		if info.Name == s.Leader {
+			out.LeaderURL = info.URL
+		}
+		out.Members = append(out.Members, info)
+	}
+	slices.SortFunc(out.Members, func(a, b MemberInfo) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// Remove takes a member out, Promote makes a non-voter a voter, Transfer gives leadership to a voter (empty: to the one that
+// is furthest). Any member may be asked; it finds the leader.
+func (m *Member) Remove(ctx context.Context, name string) error {
+	return m.order(ctx, "remove", name)
+}
+
+// Promote makes a non-voter a voter.
+func (m *Member) Promote(ctx context.Context, name string) error {
+	return m.order(ctx, "promote", name)
+}
+
+// Transfer gives leadership away.
+func (m *Member) Transfer(ctx context.Context, name string) error {
+	return m.order(ctx, "transfer", name)
+}
+
+func (m *Member) order(ctx context.Context, kind, name string) error {
+	var a admitAnswer
+	return m.command(ctx, order{Kind: kind, Name: name}, &a)
+}
+
+// TokenOptions describe a join token.
+type TokenOptions struct {
+	TTL   time.Duration // default 1 h, at most 30 days
+	Uses  int           // 0: any number
+	Voter bool
+}
+
+// Token makes a join token that names all members of now.
+func (m *Member) Token(o TokenOptions) (string, error) {
+	if o.TTL == 0 {
+		o.TTL = time.Hour
+	}
+	if o.TTL < time.Second || o.TTL > 30*24*time.Hour || o.Uses < 0 {
+		return "", fmt.Errorf("%w: a token lives from 1 s to 720 h and is used 0 (any number) or more times", ErrMember)
+	}
+	addresses := append([]string{m.self().Address}, m.peers()...)
+	return m.id.Authority.NewToken(trust.Token{Addresses: addresses, Expires: m.o.Now().Add(o.TTL), Voter: o.Voter, Uses: o.Uses})
+}
