@@ -18,6 +18,7 @@ type Config struct {
 	Storage Storage
 	Log     Log
 	Backup  Backup
+	Cluster Cluster
 
 	origins map[string]Origin
 }

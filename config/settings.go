@@ -28,7 +28,7 @@ type setting struct {
 }
 
 // settings is the table of all settings, in the order of print-defaults.
-var settings = slices.Concat(generalSettings, safetySettings, backupSettings)
+var settings = slices.Concat(generalSettings, safetySettings, clusterSettings, backupSettings)
 
 var generalSettings = []setting{
 	textSetting("data_dir", "", func(c *Config) *string { return &c.DataDir },

@@ -102,7 +102,7 @@ func (a *app) rootCommand() *cobra.Command {
 
 		SuggestionsMinimumDistance: 2,
 	}
-	root.AddCommand(a.serveCommand(), a.verifyCommand(), a.statusCommand(), a.healthCommand(), a.sessionCommand(), a.taskCommand(), a.configCommand(), a.tokenCommand(), a.versionCommand(),
+	root.AddCommand(a.serveCommand(), a.clusterCommand(), a.verifyCommand(), a.statusCommand(), a.healthCommand(), a.sessionCommand(), a.taskCommand(), a.configCommand(), a.tokenCommand(), a.versionCommand(),
 		a.backupCommand(), a.drillCommand())
 	return root
 }

@@ -73,6 +73,10 @@ func (a *app) serve(cfg *config.Config, stdio bool) error {
 	if err != nil {
 		return err
 	}
+	secret, err := cfg.ClusterSecret(a.environ)
+	if err != nil {
+		return err
+	}
 	logger := newLogger(a.err, cfg.Log)
 	executable, err := os.Executable()
 	if err != nil {
@@ -84,7 +88,7 @@ func (a *app) serve(cfg *config.Config, stdio bool) error {
 	defer ignore()
 	defer gcfloor.Start(heapFloor)()
 	err = node.Run(ctx, node.Options{
-		Config: cfg, Key: key, Stdio: stdio, In: a.in, Out: a.out, Logger: logger, Executable: executable,
+		Config: cfg, Key: key, Secret: secret, Stdio: stdio, In: a.in, Out: a.out, Logger: logger, Executable: executable,
 		FS: diskOf(), Reload: reload, Environ: a.environ,
 	})
 	if errors.Is(err, node.ErrFailStop) {

@@ -17,6 +17,7 @@ import (
 // Codes of refusals that do not come from a rule of the ledger.
 const (
 	codeOverloaded       = "overloaded"
+	codeUnavailable      = "unavailable"
 	codeNoSpace          = "no_space"
 	codeConflict         = "conflict"
 	codeTimeout          = "timeout"
@@ -52,6 +53,7 @@ func toolError(err error) error {
 	}{
 		// Before the context errors, which it wraps.
 		{engine.ErrUnknownOutcome, codeUnknownOutcome, "the call ended before the change was confirmed, and it may still happen; repeat it with the same idempotency_key, or read before changing again", true},
+		{engine.ErrUnavailable, codeUnavailable, "this server reaches no majority of its cluster; nothing was changed, try again, here or on another node", true},
 		{engine.ErrOverloaded, codeOverloaded, "too many changes are waiting; nothing was changed, try again in a moment", true},
 		{engine.ErrNoSpace, codeNoSpace, "the disk is full; nothing was changed and reading still works. Free disk space on the server, then try again", true},
 		{engine.ErrConflict, codeConflict, "other changes kept getting in the way; nothing was changed, try again", true},

@@ -41,14 +41,14 @@ func (m *Member) compare(ctx context.Context) {
 		}
 		if m.leftBehind(ctx, s.LeaderAddress, s.LastIndex) {
 			if behind++; behind >= 3 {
-				m.rebuildNow(fmt.Sprintf("the leader's log no longer reaches back to entry %d", s.LastIndex))
+				m.RebuildNow(fmt.Sprintf("the leader's log no longer reaches back to entry %d", s.LastIndex))
 				return
 			}
 		} else {
 			behind = 0
 		}
 		if other, agree := m.contradicted(ctx, others, index, mine); agree > voters/2 {
-			m.rebuildNow(fmt.Sprintf("at entry %d this member's state is %x, that of %d others is %x", index, mine[:8], agree, other[:8]))
+			m.RebuildNow(fmt.Sprintf("at entry %d this member's state is %x, that of %d others is %x", index, mine[:8], agree, other[:8]))
 			return
 		} else if agree > 0 {
 			m.log.Error("members contradict each other about the state and there is no majority to say who is wrong; run erlmcp verify on all of them",
@@ -57,7 +57,8 @@ func (m *Member) compare(ctx context.Context) {
 	}
 }
 
-func (m *Member) rebuildNow(reason string) {
+// RebuildNow gives up the store: Rebuild is closed, and the next Start fetches the state from another member.
+func (m *Member) RebuildNow(reason string) {
 	m.log.Error("this member stops serving and fetches its state from another one", "reason", reason)
 	m.wantRebuild(reason)
 }

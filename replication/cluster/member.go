@@ -367,6 +367,29 @@ func (m *Member) begin(store *engine.Store) error {
 	return nil
 }
 
+// StepDown hands leadership over, if this member has it and another one can take it.
+func (m *Member) StepDown() {
+	node := m.Node()
+	if node == nil || !node.IsLeader() || node.Err() != nil {
+		return
+	}
+	voters := 0
+	for _, s := range node.Status().Members {
+		if s.Suffrage == raft.Voter {
+			voters++
+		}
+	}
+	if voters < 2 {
+		return
+	}
+	m.note(Event{Kind: "handover", Old: m.name, Reason: "the leader stops"})
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := node.HandOver(ctx); err != nil {
+		m.log.Warn("leadership not handed over", "error", err)
+	}
+}
+
 // Stop closes the store; the port stays. Leadership is handed over first.
 func (m *Member) Stop() error {
 	m.mu.Lock()
@@ -376,14 +399,7 @@ func (m *Member) Stop() error {
 		return nil
 	}
 	m.cancel()
-	if node.IsLeader() && node.Err() == nil {
-		m.note(Event{Kind: "handover", Old: m.name, Reason: "the leader stops"})
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		if err := node.HandOver(ctx); err != nil {
-			m.log.Warn("leadership not handed over", "error", err)
-		}
-		cancel()
-	}
+	m.StepDown()
 	m.port.Handle(port.Forward, nil)
 	m.port.Handle(port.Transfer, nil)
 	m.work.Wait()

@@ -62,6 +62,12 @@ func (m *Member) Age() time.Duration {
 	return m.o.Now().Sub(s.Heard)
 }
 
+// HasLeader reports whether this member knows a leader.
+func (m *Member) HasLeader() bool {
+	node := m.Node()
+	return node != nil && node.Status().Leader != ""
+}
+
 // Status asks this member, and every other one how it is. It takes up to two seconds when some do not answer.
 func (m *Member) Status(ctx context.Context) (Status, error) {
 	m.mu.Lock()

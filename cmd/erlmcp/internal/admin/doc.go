@@ -7,6 +7,7 @@
 //
 //	GET  /status     a Status document
 //	GET  /health     a Health document
+//	POST /cluster    an order to the member of a cluster, JSON in and out (ClusterRequest)
 //	POST /verify     runs the integrity checks; one JSON object per line: each check as it ends, then the report
 //	POST /backup     stores the state in a repository; one JSON object per line: progress, then what was stored
 //	GET  /sessions?after=ID&limit=N, GET /sessions/ID, DELETE /sessions/ID    the MCP sessions; DELETE ends one
@@ -15,6 +16,7 @@
 //
 // Both exist while the server runs and are removed when it stops. After a kill -9 they are left behind; the next server
 // replaces them, which is safe because it holds the directory's lock by then, and a client notices that nobody listens.
-// Whoever may open the socket may read the whole state, hence its mode; all it changes is to end sessions, and to cancel and retry tasks. Requests may carry
+// Whoever may open the socket may read the whole state, hence its mode; what it changes is to end sessions, to cancel and
+// retry tasks, and with POST /cluster who the members are. Requests may carry
 // the passphrase of a repository, which is neither logged nor kept.
 package admin

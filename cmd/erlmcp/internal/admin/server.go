@@ -49,6 +49,9 @@ func Handler(src Source) http.Handler {
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { WriteJSON(w, http.StatusOK, src.Status(r.Context())) })
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) { WriteJSON(w, http.StatusOK, src.Health(r.Context())) })
 	mux.HandleFunc("POST /verify", func(w http.ResponseWriter, r *http.Request) { streamVerify(w, r, src) })
+	if c, ok := src.(ClusterSource); ok {
+		mux.HandleFunc("POST /cluster", func(w http.ResponseWriter, r *http.Request) { serveCluster(w, r, c) })
+	}
 	mux.HandleFunc("POST /backup", func(w http.ResponseWriter, r *http.Request) { streamBackup(w, r, src) })
 	handleSessions(mux, src)
 	handleTasks(mux, src)

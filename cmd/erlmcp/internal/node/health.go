@@ -174,6 +174,8 @@ func (n *Node) readiness() readiness {
 		r.Reason = "the server is " + string(r.Phase)
 	case storeError(p.store) != nil:
 		r.Reason = "the store failed"
+	case n.member != nil && !n.member.HasLeader():
+		r.Reason = "no leader of the cluster is known: changes are refused"
 	case p.store.Stats().FreeDisk < uint64(n.cfg.Storage.MinFreeDisk):
 		r.Reason = "the disk is full: writes are refused, reads go on"
 	default:

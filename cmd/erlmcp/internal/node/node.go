@@ -7,8 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +23,7 @@ import (
 	"github.com/erlmcp/erlmcp/mcp"
 	"github.com/erlmcp/erlmcp/mcp/tcpstools"
 	"github.com/erlmcp/erlmcp/ops/backup"
+	"github.com/erlmcp/erlmcp/replication/cluster"
 	"github.com/erlmcp/erlmcp/tcps"
 )
 
@@ -28,6 +31,7 @@ import (
 type Options struct {
 	Config     *config.Config
 	Key        []byte // at-rest key; nil: none
+	Secret     []byte // of the founders of a cluster; nil: none
 	Stdio      bool   // serve MCP on In and Out; the banner is not printed
 	In         io.Reader
 	Out        io.Writer
@@ -68,6 +72,9 @@ type Node struct {
 	errors chan error // a listener or the stdio loop ended; capacity for all of them
 	eof    chan struct{}
 
+	member *cluster.Member // nil: a single node
+	socket sync.Once       // the admin socket
+
 	backups    chan struct{} // holds a token while a backup to a repository that is not configured runs
 	endBackups func()        // ends the schedules; nil: none run
 }
@@ -95,11 +102,15 @@ func Run(ctx context.Context, o Options) error {
 	if err := n.listen(); err != nil {
 		return err
 	}
+	if err := n.openMember(); err != nil {
+		n.http.closeNow()
+		return err
+	}
 	n.log.Info("listening", "listen", n.http.mainAddress, "metrics", n.http.metricsAddress, "state", n.currentPhase())
 	opened, err := n.open(ctx)
 	if err != nil || opened == nil {
 		n.http.closeNow()
-		return err
+		return errors.Join(err, n.closeMember())
 	}
 	n.parts.Store(opened)
 	if err := n.announce(); err != nil {
@@ -119,7 +130,7 @@ func (n *Node) open(ctx context.Context) (*parts, error) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		p, err := n.openParts()
+		p, err := n.openParts(ctx)
 		done <- result{p, err}
 	}()
 	select {
@@ -132,22 +143,25 @@ func (n *Node) open(ctx context.Context) (*parts, error) {
 	select {
 	case r := <-done:
 		if r.err != nil {
+			if n.member != nil && errors.Is(r.err, ctx.Err()) {
+				return nil, nil // it was waiting for the others
+			}
 			return nil, r.err
 		}
 		r.p.runtime.Close()
-		return nil, r.p.store.Close()
+		return nil, n.closeStore(r.p.store)
 	case <-time.After(n.patience()):
 		n.log.Warn("stopped during recovery; the next start begins it again")
 		return nil, nil
 	}
 }
 
-func (n *Node) openParts() (*parts, error) {
+func (n *Node) openParts(ctx context.Context) (*parts, error) {
 	options := EngineOptions(n.cfg, n.o.Key, n.log)
 	options.FS = n.o.FS
 	_, err := n.o.FS.Stat(n.o.FS.PathJoin(n.dir, "FORMAT"))
 	created := errors.Is(err, fs.ErrNotExist)
-	store, err := engine.Open(n.dir, options)
+	store, err := n.openStore(ctx, options)
 	if err != nil {
 		return nil, ExplainOpen(n.dir, n.o.Key, err)
 	}
@@ -156,7 +170,7 @@ func (n *Node) openParts() (*parts, error) {
 		if p.runtime != nil {
 			p.runtime.Close()
 		}
-		return nil, errors.Join(err, store.Close())
+		return nil, errors.Join(err, n.closeStore(store))
 	}
 	if p.ledger, err = tcps.New(store, tcps.Options{}); err != nil {
 		return fail(err)
@@ -203,15 +217,26 @@ func EngineOptions(c *config.Config, key []byte, log *slog.Logger) engine.Option
 	}
 }
 
+// openSocket opens the admin socket. The directory's lock is held.
+func (n *Node) openSocket() (err error) {
+	n.socket.Do(func() {
+		var l net.Listener
+		if l, err = admin.Listen(n.dir); err != nil {
+			err = fmt.Errorf("admin socket: %w", err)
+			return
+		}
+		n.http.add("admin socket", admin.Server(n), l, n.errors)
+	})
+	return err
+}
+
 // announce opens the admin socket, publishes the addresses, and starts to answer.
 func (n *Node) announce() error {
-	socket, err := admin.Listen(n.dir)
-	if err != nil {
-		return fmt.Errorf("admin socket: %w", err)
+	if err := n.openSocket(); err != nil {
+		return err
 	}
-	n.http.add("admin socket", admin.Server(n), socket, n.errors)
 	endpoints := n.endpoints()
-	err = admin.WriteRunFile(n.dir, admin.RunFile{
+	err := admin.WriteRunFile(n.dir, admin.RunFile{
 		PID: os.Getpid(), Version: version.String(), StartedAt: n.startedAt.UTC(),
 		Listen: n.http.mainAddress, Metrics: n.http.metricsAddress, MCPURL: endpoints.MCP,
 	})
@@ -262,6 +287,12 @@ func (n *Node) serve(ctx context.Context) error {
 		case <-n.eof:
 			n.log.Info("stopping", "reason", "end of input")
 			return nil
+		case <-n.rebuild():
+			again, err := n.reopen(ctx)
+			if err != nil || again == nil {
+				return err
+			}
+			p = again
 		case <-p.store.Failed():
 			n.phase.Store(admin.PhaseFailed)
 			cause := p.store.Err()
@@ -295,11 +326,17 @@ func (n *Node) stop() error {
 func (n *Node) patience() time.Duration { return n.cfg.Server.ShutdownTimeout * 9 / 10 }
 
 func (n *Node) stopParts() error {
-	p := n.parts.Load()
-	p.runtime.Close() // ends sessions and streams, which Shutdown would wait for
-	n.http.shutdown(time.Second)
-	n.stopBackups()
-	err := p.store.Close()
+	if n.member != nil {
+		n.member.StepDown() // first: the others can go on while this one tidies up
+	}
+	var err error
+	if p := n.parts.Load(); p != nil {
+		p.runtime.Close() // ends sessions and streams, which Shutdown would wait for
+		n.http.shutdown(time.Second)
+		n.stopBackups()
+		err = n.closeStore(p.store)
+	}
+	err = errors.Join(err, n.closeMember())
 	if cleanErr := admin.Cleanup(n.dir); cleanErr != nil {
 		n.log.Warn("files of the running server could not be removed", "error", cleanErr)
 	}

@@ -1,0 +1,172 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
+	"github.com/erlmcp/erlmcp/config"
+	"github.com/erlmcp/erlmcp/engine"
+	"github.com/erlmcp/erlmcp/internal/version"
+	"github.com/erlmcp/erlmcp/replication"
+	"github.com/erlmcp/erlmcp/replication/cluster"
+)
+
+// ErrNotMember: the server is a single node.
+var ErrNotMember = errors.New("this server is not a member of a cluster; stop it and make a cluster of its directory with `erlmcp cluster init`, or serve a directory made by `erlmcp cluster join`")
+
+// Timing translates the profile.
+func Timing(c *config.Config) replication.Timing {
+	if c.Cluster.Profile == "compat" {
+		return replication.Compat()
+	}
+	return replication.Fast()
+}
+
+// openMember opens the port between members, if the directory belongs to one or the configuration makes it one.
+func (n *Node) openMember() error {
+	c := n.cfg.Cluster
+	if !cluster.IsMember(n.dir) {
+		if len(n.o.Secret) == 0 {
+			return nil
+		}
+		name := c.Name
+		if name == "" {
+			var err error
+			if name, err = os.Hostname(); err != nil {
+				return fmt.Errorf("cluster.name is not set, and the host has no name: %w", err)
+			}
+		}
+		o := cluster.FoundOptions{Name: name, Advertise: c.Advertise, Secret: n.o.Secret, Peers: c.Peers, Now: n.o.Now()}
+		if err := cluster.Found(n.dir, o); err != nil {
+			return err
+		}
+	}
+	url := c.URL
+	if url == "" && n.http.mainAddress != "" {
+		url = n.endpoints().MCP
+	}
+	options := EngineOptions(n.cfg, n.o.Key, n.log)
+	options.FS = n.o.FS
+	m, err := cluster.Open(n.dir, cluster.Options{
+		Listen: c.Listen, URL: url, Version: version.String(), Engine: options, Timing: Timing(n.cfg),
+		TransferRate: c.TransferRate, DeadAfter: c.DeadAfter, Expect: int(c.Expect), Logger: n.log.With("component", "cluster"), Now: n.o.Now,
+	})
+	n.member = m
+	return err
+}
+
+func (n *Node) closeMember() error {
+	if n.member == nil {
+		return nil
+	}
+	return n.member.Close()
+}
+
+// openStore opens a single node's store, or the member's, and then waits until it has everything that was ever
+// acknowledged.
+func (n *Node) openStore(ctx context.Context, o engine.Options) (*engine.Store, error) {
+	if n.member == nil {
+		return engine.Open(n.dir, o)
+	}
+	s, err := n.member.Start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.openSocket(); err != nil { // now, so that `erlmcp cluster status` tells what it waits for
+		return nil, errors.Join(err, n.member.Stop())
+	}
+	for said := ""; ; {
+		err := s.View(ctx, func(*engine.Tx) error { return nil })
+		switch {
+		case err == nil:
+			return s, nil
+		case ctx.Err() != nil:
+			return nil, errors.Join(ctx.Err(), n.member.Stop())
+		case errors.Is(err, engine.ErrFailed), errors.Is(err, engine.ErrClosed):
+			return nil, errors.Join(err, n.member.Stop())
+		case err.Error() != said:
+			said = err.Error()
+			n.log.Warn("waiting for a majority of the cluster", "error", err)
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-n.member.Rebuild():
+			if err := n.member.Stop(); err != nil {
+				return nil, err
+			}
+			if s, err = n.member.Start(ctx); err != nil {
+				return nil, err
+			}
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (n *Node) closeStore(s *engine.Store) error {
+	if n.member == nil {
+		return s.Close()
+	}
+	return n.member.Stop()
+}
+
+// rebuild tells when the member's store must not be used any more.
+func (n *Node) rebuild() <-chan struct{} {
+	if n.member == nil {
+		return nil
+	}
+	return n.member.Rebuild()
+}
+
+// reopen takes everything down to the listeners and builds it up again on a store that the member fetches from another one.
+// A nil result without error means that ctx ended.
+func (n *Node) reopen(ctx context.Context) (*parts, error) {
+	n.log.Error("the store is given up and fetched from another member", "reason", n.member.Reason())
+	n.phase.Store(admin.PhaseRecovering)
+	old := n.parts.Swap(nil)
+	old.runtime.Close()
+	n.stopBackups()
+	if err := n.closeStore(old.store); err != nil {
+		n.log.Warn("closing the store that is given up", "error", err)
+	}
+	p, err := n.open(ctx)
+	if err != nil || p == nil {
+		return nil, err
+	}
+	n.parts.Store(p)
+	n.phase.Store(admin.PhaseServing)
+	n.startBackups(p)
+	n.log.Info("serving again", "applied", p.store.AppliedIndex())
+	return p, nil
+}
+
+// Cluster carries out an order of the command line.
+func (n *Node) Cluster(ctx context.Context, r admin.ClusterRequest) (any, error) {
+	m := n.member
+	if m == nil {
+		return nil, ErrNotMember
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	switch r.Op {
+	case "status":
+		return m.Status(ctx)
+	case "transfer":
+		return struct{}{}, m.Transfer(ctx, r.Name)
+	case "remove":
+		return struct{}{}, m.Remove(ctx, r.Name)
+	case "promote":
+		return struct{}{}, m.Promote(ctx, r.Name)
+	case "rotate":
+		return struct{}{}, m.RenewCertificate(ctx)
+	case "repair":
+		m.RebuildNow("an operator asked for it")
+		return struct{}{}, nil
+	case "token":
+		return m.Token(cluster.TokenOptions{TTL: r.TTL, Uses: r.Uses, Voter: r.Voter})
+	}
+	return nil, fmt.Errorf("unknown order %q", r.Op)
+}
