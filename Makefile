@@ -38,10 +38,11 @@ FUZZTIME  ?= 30s
 CRASH_STATES ?= 1000000
 CORRUPTIONS  ?= 20000
 MIN          ?= 2
+FAILOVERS    ?= 100
 SOAKFLAGS    ?=
 BENCHFLAGS   ?=
 
-.PHONY: help build serve test lint conformance conversations fuzz crash corruption soak bench bench-wal install clean
+.PHONY: cluster failover help build serve test lint conformance conversations fuzz crash corruption soak bench bench-wal install clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-13s %s\n' "$$t" "$$d"; done
@@ -110,6 +111,12 @@ corruption: ## damage at rest, CORRUPTIONS (20000) per kind of file
 
 soak: ## the real server under load for MIN (2) minutes, kill -9 every few seconds; SOAKFLAGS='-seed N -rate 0'
 	$(GO) run ./test/soak -duration $(MIN)m $(SOAKFLAGS)
+
+cluster: build ## three members on the loopback with TLS; prints what to try; Ctrl-C ends them
+	@BIN='$(BIN)' ./test/cluster/demo.sh
+
+failover: ## kill -9 the leader FAILOVERS (100) times under load: nothing lost, the gaps
+	ERLMCP_TEST_FAILOVERS=$(FAILOVERS) $(GO) test -count=1 -timeout 0 -run 'LeaderIsKilled' -v $(TESTFLAGS) ./test/cluster
 
 bench: ## all benchmark tables (about 15 minutes; an idle machine, please)
 	cd bench && for table in wal engine recovery restart damage; do $(GO) run . $$table $(BENCHFLAGS); done

@@ -41,6 +41,9 @@ func (n *Node) Status() Status {
 	return s
 }
 
+// NoLeader is the error that a change here would end with now, if no leader is found: it says who was last heard from.
+func (n *Node) NoLeader() error { return n.notLeader(nil) }
+
 // IsLeader reports whether this node believes it leads. Only a Barrier proves it.
 func (n *Node) IsLeader() bool { return n.raft.State() == raft.Leader }
 

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -97,6 +98,9 @@ func (m *Member) Status(ctx context.Context) (Status, error) {
 	go func() { quorum <- store.View(qctx, func(*engine.Tx) error { return nil }) }()
 	m.look(qctx, s, time.Time{})
 	if err := <-quorum; err != nil {
+		if errors.Is(err, context.DeadlineExceeded) && s.Leader == "" {
+			err = node.NoLeader()
+		}
 		out.QuorumError = err.Error()
 	} else {
 		out.Quorum = true

@@ -57,6 +57,8 @@ type Options struct {
 	Dir    string   // data directory
 	Args   []string // more arguments of serve
 	Env    []string // more environment
+	Wrap   []string // a command that runs the server, such as ip netns exec NAME; it must become the server
+	Listen string   // default: a free port of the loopback
 }
 
 // Server is a process that was started.
@@ -76,7 +78,12 @@ type Server struct {
 // Launch starts `erlmcp serve` on free ports and does not wait for it.
 func Launch(o Options) (*Server, error) {
 	s := &Server{stdout: newTail(), stderr: newTail(), ended: make(chan struct{})}
-	s.cmd = exec.Command(o.Binary, append([]string{"serve", "--data", o.Dir, "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"}, o.Args...)...)
+	listen := o.Listen
+	if listen == "" {
+		listen = "127.0.0.1:0"
+	}
+	line := append(append(append([]string{}, o.Wrap...), o.Binary, "serve", "--data", o.Dir, "--listen", listen, "--metrics-listen", "127.0.0.1:0"), o.Args...)
+	s.cmd = exec.Command(line[0], line[1:]...)
 	// Nothing of the developer's own settings.
 	s.cmd.Env = append([]string{"HOME=" + filepath.Dir(o.Dir), "PATH=" + os.Getenv("PATH")}, o.Env...)
 	s.cmd.Stdout, s.cmd.Stderr = s.stdout, s.stderr
@@ -216,3 +223,6 @@ func (t *tail) String() string {
 	defer t.mu.Unlock()
 	return string(t.b)
 }
+
+// PID is the process id.
+func (s *Server) PID() int { return s.cmd.Process.Pid }
