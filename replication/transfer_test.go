@@ -65,9 +65,8 @@ func TestNewMemberStartsFromTheStateOfAnother(t *testing.T) {
 			if broken {
 				change = func(c net.Conn) net.Conn { return &breaking{Conn: c, left: 400} }
 			}
-			l := f.leader()
 			if broken { // the leader begins to send before there is a state to append to
-				require.NoError(t, l.node.AddNonvoter(context.Background(), newcomer.id, newcomer.id))
+				f.eventually("adding it", func() bool { return f.leader().node.AddNonvoter(context.Background(), newcomer.id, newcomer.id) == nil })
 				f.putAll(rows("b", 30))
 			}
 			require.NoError(t, newcomer.disk.MkdirAll("db/cluster", 0o700))
@@ -80,8 +79,8 @@ func TestNewMemberStartsFromTheStateOfAnother(t *testing.T) {
 			f.start(newcomer)
 			require.Equal(t, got.Index, newcomer.store.Log().FirstIndex(), "nothing before the image")
 			require.Equal(t, want["a007"], local(newcomer.store, "a007"), "before the first word with the leader")
-			require.NoError(t, l.node.AddNonvoter(context.Background(), newcomer.id, newcomer.id))
-			require.NoError(t, f.leader().node.AddVoter(context.Background(), newcomer.id, newcomer.id))
+			f.eventually("adding it", func() bool { return f.leader().node.AddNonvoter(context.Background(), newcomer.id, newcomer.id) == nil })
+			f.eventually("its vote", func() bool { return f.leader().node.AddVoter(context.Background(), newcomer.id, newcomer.id) == nil })
 			f.converge(want)
 			f.crash(f.leader(), vfs.CrashCloneCfg{})
 			f.put("after", "the crash")
