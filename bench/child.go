@@ -62,6 +62,7 @@ var kinds = map[string]func(cell) (outcome, error){
 
 	"mcp-serve": serveCell,
 	"mcp-echo":  echoCell,
+	"mcp-task":  taskCell,
 }
 
 // runChild does the one cell on stdin and answers on stdout.

@@ -183,6 +183,7 @@ type mcpRun struct {
 	warmup, dur time.Duration
 	sessions    int
 	streams     int
+	tasks       bool
 	servers     []*mcpServer
 }
 
@@ -197,6 +198,7 @@ func runMCP(args []string) error {
 	r.flags.DurationVar(&r.dur, "dur", 2*time.Second, "measured window of each cell")
 	r.flags.IntVar(&r.sessions, "sessions", 10_000, "idle sessions in the memory table; 0 leaves it out")
 	r.flags.IntVar(&r.streams, "streams", 1_000, "open streams in the memory table; 0 leaves it out")
+	r.flags.BoolVar(&r.tasks, "tasks", true, "measure durable tasks too")
 	cleanup, err := r.parse()
 	if err != nil {
 		return err
@@ -229,7 +231,14 @@ func runMCP(args []string) error {
 	if err != nil {
 		return err
 	}
-	return r.finish(text + more)
+	text += more
+	if r.tasks {
+		if more, err = r.taskTable(); err != nil {
+			return err
+		}
+		text += more
+	}
+	return r.finish(text)
 }
 
 func (r *mcpRun) stopAll() {

@@ -35,6 +35,7 @@ func BenchmarkEcho(b *testing.B) {
 				req := httptest.NewRequest(http.MethodPost, "http://localhost/mcp", strings.NewReader(body))
 				req.RemoteAddr = "127.0.0.1:1" // not limited
 				req.Header = header
+				req.RemoteAddr = "127.0.0.1:1" // others are limited
 				rec := httptest.NewRecorder()
 				c.handler.ServeHTTP(rec, req)
 				return rec

@@ -96,6 +96,15 @@ func (c *Client) Echo(text string) error {
 	return err
 }
 
+// Task makes a durable task.
+func (c *Client) Task(tool, text string) error {
+	answer, err := c.Call(tool, `{"text":"`+text+`"}`)
+	if err == nil && !bytes.Contains(answer, []byte(`"taskId":`)) {
+		err = fmt.Errorf("not a task: %s", answer)
+	}
+	return err
+}
+
 // post sends one message and reads the whole answer.
 func (c *Client) post(method, name, body string, want int) (session string, err error) {
 	c.head("POST", method, name)

@@ -23,25 +23,55 @@ func echo(_ context.Context, _ *sdk.CallToolRequest, in echoIn) (*sdk.CallToolRe
 
 var echoTool = &sdk.Tool{Name: "echo", Description: "says it back"}
 
+type opener = func(dir string) (http.Handler, func(), error)
+
+// withFloor makes garbage collection begin at 32 MiB of heap, as erlmcp serve
+// does: what of the difference between the servers is only that.
+func withFloor(open opener) opener {
+	return func(dir string) (http.Handler, func(), error) {
+		h, stop, err := open(dir)
+		if err != nil {
+			return nil, nil, err
+		}
+		end := gcfloor.Start(32 << 20)
+		return h, func() {
+			stop()
+			end()
+		}, nil
+	}
+}
+
 // openOurs serves both protocols on one URL, all state in dir. typed chooses
 // between our AddTool and the SDK's.
 func openOurs(typed bool) func(string) (http.Handler, func(), error) {
 	return func(dir string) (http.Handler, func(), error) {
-		r, err := erlmcp.Open(dir, erlmcp.Options{Name: "bench", MaxSessions: 100_000, MaxStreams: 10_000, MaxRequests: 10_000})
+		r, err := erlmcp.Open(dir, erlmcp.Options{
+			Name: "bench", MaxSessions: 100_000, MaxStreams: 10_000, MaxRequests: 10_000,
+			Tasks: erlmcp.TaskLimits{Queue: 1 << 20, Unfinished: 1 << 20},
+		})
 		if err != nil {
 			return nil, nil, err
 		}
-		stop := gcfloor.Start(32 << 20) // as erlmcp serve does
+		addTasks(r)
 		if typed {
 			erlmcp.AddTool(r, echoTool, echo)
 		} else {
 			sdk.AddTool(r.Server(), echoTool, echo)
 		}
-		return r.Handler(), func() {
-			_ = r.Close()
-			stop()
-		}, nil
+		return r.Handler(), func() { _ = r.Close() }, nil
 	}
+}
+
+// addTasks adds "task", which ends at once, and "park", which does not end.
+func addTasks(r *erlmcp.Runtime) {
+	options := erlmcp.TaskOptions{Resumable: true}
+	erlmcp.AddTaskTool(r, &sdk.Tool{Name: "task", Description: "says it back later"}, options,
+		func(_ context.Context, _ *erlmcp.Task, in echoIn) (string, error) { return in.Text, nil })
+	erlmcp.AddTaskTool(r, &sdk.Tool{Name: "park", Description: "waits"}, options,
+		func(ctx context.Context, _ *erlmcp.Task, _ echoIn) (string, error) {
+			<-ctx.Done()
+			return "", ctx.Err()
+		})
 }
 
 // openSDK serves the SDK's own handlers, which keep everything in memory.

@@ -27,11 +27,13 @@ type Backend struct {
 // Backends are all of them, in table order.
 func Backends() []Backend {
 	return []Backend{
-		{Name: "erlmcp", Old: "/mcp", New: "/mcp", Open: openOurs(true)},
-		{Name: "erlmcp-sdktool", Old: "/mcp", New: "/mcp", Open: openOurs(false)},
+		{Name: "erlmcp", Old: "/mcp", New: "/mcp", Open: withFloor(openOurs(true))},
+		{Name: "erlmcp-sdktool", Old: "/mcp", New: "/mcp", Open: withFloor(openOurs(false))},
 		{Name: "go-sdk", Old: "/old", New: "/new", Open: openSDK},
 		{Name: "mcp-go", Old: "/mcp", New: "/mcp", Open: openMCPGo(false)},
 		{Name: "mcp-go-checked", Old: "/mcp", New: "/mcp", Open: openMCPGo(true)},
+		{Name: "go-sdk-floor", Old: "/old", New: "/new", Open: withFloor(openSDK)},
+		{Name: "mcp-go-floor", Old: "/mcp", New: "/mcp", Open: withFloor(openMCPGo(false))},
 	}
 }
 
