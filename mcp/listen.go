@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
@@ -245,6 +246,12 @@ func (r *Runtime) listen(ctx context.Context, call *Call, req *sdk.Subscriptions
 	for _, id := range want.TaskIDs {
 		l.mark(&l.tasks, id)
 	}
+	var over <-chan time.Time // a subscription lasts no longer than the credential that opened it
+	if expires := identityIn(ctx).Expires; !expires.IsZero() {
+		timer := time.NewTimer(expires.Sub(r.opts.Now()))
+		defer timer.Stop()
+		over = timer.C
+	}
 	for !want.empty() && ctx.Err() == nil {
 		select {
 		case <-l.wake:
@@ -254,6 +261,8 @@ func (r *Runtime) listen(ctx context.Context, call *Call, req *sdk.Subscriptions
 		case <-ctx.Done():
 		case <-r.done:
 			want = new(filter) // the result tells the client that no more will come
+		case <-over:
+			want = new(filter)
 		}
 	}
 	return &sdk.SubscriptionsListenResult{Meta: sdk.Meta(tag)}, nil

@@ -235,3 +235,17 @@ func (s *rawStdio) line() string {
 	require.True(s.t, s.lines.Scan(), "the stream ended")
 	return s.lines.Text()
 }
+
+// shortLived lets everybody in for a moment.
+type shortLived struct{ until time.Time }
+
+func (a shortLived) Authenticate(*http.Request) (*mcp.Identity, error) {
+	return &mcp.Identity{Subject: "ada", Expires: a.until}, nil
+}
+
+func TestSubscriptionEndsWithItsCredential(t *testing.T) {
+	r, _ := newRuntime(t, mcp.Options{Authenticator: shortLived{time.Now().Add(300 * time.Millisecond)}})
+	s := subscribe(t, serveHTTP(t, r).URL, metaOf(""), `{"toolsListChanged":true}`)
+	s.expect(ack)
+	require.NotNil(t, s.next()["result"])
+}

@@ -172,6 +172,7 @@ func (s *stateless) answer(w http.ResponseWriter, req *http.Request, env *envelo
 		return
 	}
 	*buf = append(data, '}')
+	s.rt.stats.bytesOut.Add(int64(len(*buf)))
 	x.finish(http.StatusOK, *buf)
 }
 
