@@ -108,6 +108,7 @@ type valueSchema struct {
 	resolved *jsonschema.Resolved
 	defaults bool // a default may have to be filled in
 	inferred bool // from a Go type
+	quick    *quickSchema
 }
 
 // schemaFor resolves the schema in field, or puts one inferred from T there.
@@ -149,6 +150,9 @@ func schemaFor[T any](field *any) (*valueSchema, error) {
 	var err error
 	v.resolved, err = schema.Resolve(&jsonschema.ResolveOptions{ValidateDefaults: true})
 	v.defaults = mayDefault(schema)
+	if !v.defaults {
+		v.quick = compileQuick(schema)
+	}
 	return v, err
 }
 
@@ -192,6 +196,9 @@ func mentions(tree any, names ...string) bool {
 // check returns text with defaults filled in, or says what is wrong with it.
 // Arguments may be absent, which stands for no members.
 func (v *valueSchema) check(text json.RawMessage, arguments bool) (json.RawMessage, error) {
+	if v.quick != nil && len(text) > 0 && text[0] == '{' && v.quick.accepts(text) {
+		return text, nil
+	}
 	var value any
 	switch {
 	case arguments:
