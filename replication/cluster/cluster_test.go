@@ -28,7 +28,6 @@ type site struct {
 	addr   string
 	expect int
 	m      *Member
-	store  *engine.Store
 	cancel context.CancelFunc
 	ended  chan struct{}
 }

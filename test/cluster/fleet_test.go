@@ -50,7 +50,6 @@ type fleet struct {
 
 	mu    sync.Mutex // guards caller of the nodes against the clients
 	acked map[string]bool
-	fails int
 }
 
 func freeAddress(t *testing.T) string {
