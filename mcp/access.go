@@ -61,6 +61,7 @@ func (r *Runtime) permit(req *http.Request, list []envelope) *wireError {
 		} else {
 			bad.challenge = `Bearer error="insufficient_scope", scope="` + strings.Join(needed, " ") + `"`
 		}
+		r.auditDenied(req, env, tool, bad)
 		return bad
 	}
 	return nil

@@ -21,6 +21,7 @@ var ErrConnClosed = errors.New("mcp: connection closed")
 type ConnOptions struct {
 	SessionID string        // announced to the SDK; empty for carriers with one session
 	Principal string        // who is at the other end, where the context of Receive has no identity; default Anonymous
+	Remote    string        // address of the peer whose rate is limited; empty: it is not, as on stdio
 	Journal   Journal       // default: a new VolatileJournal
 	Drain     time.Duration // how long calls may still finish after [Conn.EndOfInput]; default 10 s
 }
@@ -169,6 +170,11 @@ func (c *Conn) Read(ctx context.Context) (jsonrpc.Message, error) {
 func (c *Conn) Receive(ctx context.Context, frame []byte) error {
 	c.rt.stats.bytesIn.Add(int64(len(frame)))
 	list, batch, bad := parseMessages(frame)
+	if bad == nil && c.opts.Remote != "" {
+		if bad = c.rt.limit(identityIn(ctx), c.opts.Remote, list); bad != nil && !batch {
+			bad = bad.withID(list[0].id)
+		}
+	}
 	if bad == nil {
 		bad = c.admit(ctx, list, batch, nil)
 	}
@@ -377,6 +383,13 @@ func (c *Conn) register(ctx context.Context, env *envelope, reply *batchReply, s
 	}
 	c.calls[call.ID] = call
 	c.rt.calls.Store(call.extra, call)
+}
+
+// running is the number of calls without an answer.
+func (c *Conn) running() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.calls)
 }
 
 // EndOfInput says that the carrier will deliver nothing more. Calls that run

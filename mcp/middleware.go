@@ -72,8 +72,8 @@ func (r *Runtime) sending(next sdk.MethodHandler) sdk.MethodHandler {
 	}
 }
 
-// middleware surrounds every handler: it gives it a time limit, turns a panic
-// into an answer, and counts.
+// middleware surrounds every handler: it checks scopes, gives it a time limit,
+// turns a panic into an answer, and has it counted, traced and audited.
 func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 	r.base = next
 	return func(ctx context.Context, method string, req sdk.Request) (res sdk.Result, err error) {
@@ -82,17 +82,24 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 			ctx, cancel = context.WithTimeout(ctx, r.opts.CallTimeout)
 			defer cancel()
 		}
+		start := r.opts.Now()
+		if r.tracer != nil {
+			ctx, _ = r.startSpan(ctx, method, req)
+		}
 		defer func() {
 			if p := recover(); p != nil {
 				r.stats.panics.Add(1)
 				r.log.Error("handler panicked", "method", method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 				res, err = nil, &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "internal error: the handler of " + method + " failed; the server log has the details"}
 			}
-			r.count(method, res, err)
+			r.observe(ctx, method, req, res, err, start)
 		}()
 		if call, ok := req.(*sdk.CallToolRequest); ok {
 			if bad := r.checkScopes(identityIn(ctx), call.Params.Name); bad != nil {
 				return nil, bad
+			}
+			if err := r.audit.admit(); err != nil {
+				return nil, err
 			}
 		}
 		if asksForProgress(req) {
@@ -102,7 +109,6 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 			}
 			defer done()
 		}
-		start := r.opts.Now()
 		call, _ := CallFrom(ctx)
 		if sub, ok := req.(*sdk.SubscriptionsListenRequest); ok && call != nil {
 			res, err = r.listen(ctx, call, sub)
@@ -161,14 +167,4 @@ func (r *Runtime) explain(ctx context.Context, method string, err error, took ti
 			"%s gave up after %s, the time limit of one call", method, took.Round(time.Millisecond))}
 	}
 	return normalise(err)
-}
-
-func (r *Runtime) count(method string, res sdk.Result, err error) {
-	if method != methodToolsCall {
-		return
-	}
-	r.stats.toolCalls.Add(1)
-	if result, ok := res.(*sdk.CallToolResult); err != nil || ok && result != nil && result.IsError {
-		r.stats.toolErrors.Add(1)
-	}
 }

@@ -12,6 +12,8 @@ import (
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/erlmcp/erlmcp/engine"
 )
 
@@ -71,9 +73,15 @@ type Options struct {
 	MaxProgress      int           // running requests with a progress token; default 10000
 	MaxHandles       int           // state handles of one principal; default 1000
 	StateTTL         time.Duration // how long a requestState is accepted; default 15 min
+	MaxSockets       int           // raw TCP connections and WebSockets at once; default 1000
+	SocketIdle       time.Duration // sockets without a message and without a running call end after this; default 5 min
 
 	// Rates bounds what one client may ask for per second.
 	Rates RateLimits
+	// Audit configures the audit log of tool calls.
+	Audit AuditOptions
+	// Tracer makes spans of requests and of the steps of tasks; nil: none.
+	Tracer trace.TracerProvider
 
 	// Tasks bounds durable tasks; see [AddTaskTool].
 	Tasks TaskLimits
@@ -108,15 +116,21 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.MaxPending, 1000)
 	setDefault(&o.MaxSubscriptions, 1000)
 	setDefault(&o.MaxProgress, 10000)
+	setDefault(&o.MaxSockets, 1000)
+	setDefault(&o.SocketIdle, 5*time.Minute)
 	o.Rates.setDefaults()
 	setDefault(&o.MaxHandles, 1000)
 	setDefault(&o.StateTTL, 15*time.Minute)
+	if err := o.Audit.setDefaults(); err != nil {
+		return o, err
+	}
 	for name, v := range map[string]int64{
 		"SessionTimeout": int64(o.SessionTimeout), "EvictAfter": int64(o.EvictAfter), "EventTTL": int64(o.EventTTL), "StreamAfter": int64(o.StreamAfter), "CallTimeout": int64(o.CallTimeout),
 		"BodyTimeout": int64(o.BodyTimeout), "KeepAlive": int64(o.KeepAlive),
 		"MaxSessions": int64(o.MaxSessions), "MaxRequests": int64(o.MaxRequests), "MaxStreams": int64(o.MaxStreams),
 		"MaxPending": int64(o.MaxPending), "MaxSubscriptions": int64(o.MaxSubscriptions), "MaxProgress": int64(o.MaxProgress),
 		"MaxHandles": int64(o.MaxHandles), "StateTTL": int64(o.StateTTL),
+		"MaxSockets": int64(o.MaxSockets), "SocketIdle": int64(o.SocketIdle),
 	} {
 		if v < 0 {
 			return o, fmt.Errorf("mcp: %s is negative", name)
@@ -176,6 +190,9 @@ type Runtime struct {
 	tasks       *taskRunner
 	scopes      toolScopes
 	limiter     *limiter
+	measures    measures
+	audit       *auditor     // nil: no audit log
+	tracer      trace.Tracer // nil: no spans
 	listeners   *listeners
 	catalog     catalog
 	stateless   *stateless
@@ -236,6 +253,12 @@ func NewRuntime(store Store, o Options) (*Runtime, error) {
 	r.server.AddReceivingMiddleware(r.middleware, r.taskMiddleware)
 	r.server.AddSendingMiddleware(r.sending)
 	r.http = newFront(r)
+	if o.Tracer != nil {
+		r.tracer = o.Tracer.Tracer(tracerName)
+	}
+	if store != nil && !o.Audit.Off {
+		r.audit = newAuditor(store, o.Audit, o.Logger, o.Now)
+	}
 	r.Go(func(context.Context) { r.updates.run() })
 	r.Go(r.sessions.run)
 	return r, nil
@@ -317,6 +340,7 @@ func (r *Runtime) Close() error {
 		}
 		all.Wait()
 		r.work.Wait()
+		r.audit.close() // behind everything that may call a tool
 		if r.owned != nil {
 			r.closeErr = r.owned.Close()
 		}

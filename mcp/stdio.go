@@ -22,29 +22,7 @@ func (r *Runtime) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) e
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	conn := r.NewConn(&lineSink{out: out}, ConnOptions{})
-	session, err := r.server.Connect(ctx, conn, nil)
-	if err != nil {
-		return fmt.Errorf("mcp: connect stdio: %w", err)
-	}
-	failed := make(chan error, 1)
-	go func() {
-		failed <- r.pump(ctx, newLineReader(in, r.opts.MaxMessageBytes), conn)
-		conn.EndOfInput(ctx) // after the error is in failed: the session ends only now
-	}()
-	ended := make(chan error, 1)
-	go func() { ended <- session.Wait() }()
-	select {
-	case err := <-ended:
-		return streamEnd(err, failed)
-	case <-ctx.Done():
-		_ = conn.Close()
-		r.closeSession(session)
-		return ctx.Err()
-	case <-r.done:
-		_ = conn.Close()
-		r.closeSession(session)
-		return nil
-	}
+	return r.serveFrames(ctx, conn, newLineReader(in, r.opts.MaxMessageBytes).next, &r.stats.stdio)
 }
 
 // streamEnd picks the error that ended a stream: what the reader met, or else
@@ -58,29 +36,7 @@ func streamEnd(err error, failed <-chan error) error {
 	default:
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("mcp: stdio session: %w", err)
+		return fmt.Errorf("mcp: session: %w", err)
 	}
 	return nil
-}
-
-// pump moves lines into conn until the input ends.
-func (r *Runtime) pump(ctx context.Context, lines *lineReader, conn *Conn) error {
-	for {
-		line, err := lines.next()
-		var bad *wireError
-		switch {
-		case errors.As(err, &bad):
-			err = conn.Refuse(ctx, bad)
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return fmt.Errorf("mcp: read stdio: %w", err)
-		default:
-			r.stats.stdio.Add(1)
-			err = conn.Receive(ctx, line)
-		}
-		if err != nil {
-			return err
-		}
-	}
 }

@@ -181,7 +181,9 @@ func Step[T any](ctx context.Context, t *Task, name string, fn func(ctx context.
 	if err := t.settle(ctx); err != nil {
 		return out, err
 	}
-	result, err := fn(ctx)
+	traced, end := t.run.tr.rt.traceStep(ctx, t, name)
+	result, err := fn(traced)
+	end(err)
 	if err != nil {
 		t.failed = &stepEntry{Kind: stepCall, Name: name, Error: clip(err.Error(), maxStateBytes)}
 		return out, err
