@@ -15,6 +15,8 @@ type Config struct {
 	MCP     MCP
 	Auth    Auth
 	Limits  Limits
+	Audit   Audit
+	Tracing Tracing
 	Storage Storage
 	Log     Log
 	Backup  Backup
@@ -26,6 +28,7 @@ type Config struct {
 // Server holds the HTTP listeners.
 type Server struct {
 	Listen          string        // host:port of /mcp, /health and /ready, or Off
+	TCPListen       string        // host:port of MCP as lines over TCP, or Off
 	MetricsListen   string        // host:port of /metrics, or Off
 	ShutdownTimeout time.Duration // upper bound of a graceful stop
 	AllowedHosts    []string      // extra Host header values that /mcp accepts

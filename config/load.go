@@ -194,6 +194,9 @@ func (l *loader) finish(env map[string]string) {
 			formatSize(c.Storage.MaxPendingBytes), formatSize(c.Storage.MaxValueBytes))
 	}
 	l.finishSafety()
+	if a := c.Server.TCPListen; a != Off && (a == c.Server.Listen || a == c.Server.MetricsListen) && !strings.HasSuffix(a, ":0") {
+		l.fail(l.origin("server.tcp_listen"), "server.tcp_listen", "%s is taken by another listener: each needs an address of its own", a)
+	}
 	if a := c.Server.Listen; a != Off && a == c.Server.MetricsListen && !strings.HasSuffix(a, ":0") {
 		l.fail(l.origin("server.metrics_listen"), "server.metrics_listen", "%s is also server.listen: they need an address each", a)
 	}

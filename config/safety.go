@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"strings"
+	"time"
 )
 
 // Auth says who may use the server and for what.
@@ -28,6 +30,21 @@ type Limits struct {
 	Connections    int64 // per second and address
 	GlobalMessages int64 // per second, all limited clients together
 	Loopback       bool  // limit anonymous clients on loopback too
+	Sockets        int64 // raw TCP connections and WebSockets at once
+	SocketIdle     time.Duration
+}
+
+// Audit holds the settings of the audit log of tool calls.
+type Audit struct {
+	Enabled   bool
+	Retention time.Duration
+	MaxBytes  int64
+}
+
+// Tracing holds the settings of OpenTelemetry traces.
+type Tracing struct {
+	Endpoint string  // URL of an OTLP/HTTP collector; empty: what OTEL_* says, or no traces
+	Sample   float64 // share of the traces that begin here, (0,1]
 }
 
 // On reports whether there is authentication.
@@ -62,7 +79,7 @@ var safetySettings = []setting{
 		"Scopes without which no request is answered."),
 	ruleSetting("auth.tool_scopes", func(c *Config) *[]string { return &c.Auth.ToolScopes },
 		"Scopes that the callers of a tool need, each \"TOOL=SCOPE SCOPE\"; a TOOL that ends in * means all that begin so,",
-		"and the most specific rule counts. Example: [\"*=tcps:write\", \"tcps_sku_status=tcps:read\"]"),
+		"and the most specific rule counts. Example: [\"*=tcps:write\", \"work_order_list=tcps:read\"]"),
 	boolSetting("auth.allow_anonymous", "off", func(c *Config) *bool { return &c.Auth.AllowAnonymous },
 		"Serve other machines without authentication: only behind a proxy that authenticates, or in a network where",
 		"everybody may do everything."),
@@ -81,6 +98,37 @@ var safetySettings = []setting{
 		"Messages per second of all limited clients together. 0: no limit."),
 	boolSetting("limits.loopback", "off", func(c *Config) *bool { return &c.Limits.Loopback },
 		"Limit anonymous clients on loopback too, all of them as one."),
+	countSetting("limits.sockets", "1000", 1, 1e6, func(c *Config) *int64 { return &c.Limits.Sockets },
+		"Raw TCP connections and WebSockets at once."),
+	durationSetting("limits.socket_idle", "5m", time.Second, 24*time.Hour, func(c *Config) *time.Duration { return &c.Limits.SocketIdle },
+		"A socket without a message and without a running call is closed after this."),
+
+	boolSetting("audit.enabled", "on", func(c *Config) *bool { return &c.Audit.Enabled },
+		"Keep a record of every tool call in the store: who, which tool, digest of the arguments, outcome. See `erlmcp audit`."),
+	durationSetting("audit.retention", "2160h", time.Minute, 100*365*24*time.Hour, func(c *Config) *time.Duration { return &c.Audit.Retention },
+		"A record is removed after this (90 days)."),
+	sizeSetting("audit.max_bytes", "1GiB", mib, tib, func(c *Config) *int64 { return &c.Audit.MaxBytes },
+		"Most bytes of records; above it the oldest are removed."),
+
+	urlSetting("tracing.endpoint", "", func(c *Config) *string { return &c.Tracing.Endpoint },
+		"OpenTelemetry collector that takes traces over OTLP/HTTP, for example http://127.0.0.1:4318. Empty: the variables",
+		"OTEL_EXPORTER_OTLP_ENDPOINT and the like, and without them no traces. Headers with secrets: OTEL_EXPORTER_OTLP_HEADERS."),
+	shareSetting("tracing.sample", "100%", func(c *Config) *float64 { return &c.Tracing.Sample },
+		"Share of the traces that begin here; a client that sends its own trace decides itself."),
+}
+
+// urlSetting is empty or an http or https URL without a secret in it.
+func urlSetting(key, def string, at func(*Config) *string, doc ...string) setting {
+	s := textSetting(key, def, at, doc...)
+	s.set = func(c *Config, v string) error {
+		u, err := url.Parse(v)
+		if v != "" && (err != nil || u.Host == "" || u.User != nil || u.Scheme != "http" && u.Scheme != "https") {
+			return fmt.Errorf("is not a URL such as http://127.0.0.1:4318 (without user and password)")
+		}
+		*at(c) = v
+		return nil
+	}
+	return s
 }
 
 // scopeSetting is a listSetting whose items are scopes (RFC 6749, section 3.3).
@@ -152,8 +200,12 @@ func (l *loader) finishSafety() {
 	if c.Auth.On() || c.Auth.AllowAnonymous {
 		return
 	}
-	if address := c.Server.Listen; address != Off && !localAddress(address) {
-		l.fail(l.origin("server.listen"), "server.listen", "%s is reachable from other machines, and nothing asks them who they are: set "+
+	for _, at := range [][2]string{{"server.listen", c.Server.Listen}, {"server.tcp_listen", c.Server.TCPListen}} {
+		key, address := at[0], at[1]
+		if address == Off || localAddress(address) {
+			continue
+		}
+		l.fail(l.origin(key), key, "%s is reachable from other machines, and nothing asks them who they are: set "+
 			"auth.token_file (`erlmcp token create` makes one) or auth.issuer, or, behind a proxy that authenticates, auth.allow_anonymous=on", address)
 	}
 }

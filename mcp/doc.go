@@ -17,7 +17,7 @@
 //
 //	stdio ──── lines ─┐
 //	                  ├─ guard ── Conn ────────────── sdk.Server ── your handlers
-//	(sockets) ────────┘            │
+//	TCP, WebSocket ───┘            │
 //	                               └─ Journal, Sink
 //	HTTP ───── front ─── guard ─┬─ stateless ──────── sdk.Server
 //	                            └─ sessions ── Conn ─ (the same)

@@ -114,12 +114,12 @@ func TestServeWithTokensAdmitsTheirBearersOnly(t *testing.T) {
 	// A scope that is missing is named; a token that has it may call.
 	call := func(token string) (int, string, http.Header) {
 		req, err := http.NewRequest(http.MethodPost, s.run.MCPURL, strings.NewReader(
-			`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"tcps_sku_list","arguments":{},`+
+			`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"work_order_list","arguments":{},`+
 				`"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}`))
 		require.NoError(t, err)
 		for k, v := range map[string]string{
 			"Authorization": "Bearer " + token, "Content-Type": "application/json", "Accept": "application/json, text/event-stream",
-			"Mcp-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/call", "Mcp-Name": "tcps_sku_list",
+			"Mcp-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/call", "Mcp-Name": "work_order_list",
 		} {
 			req.Header.Set(k, v)
 		}
@@ -132,7 +132,7 @@ func TestServeWithTokensAdmitsTheirBearersOnly(t *testing.T) {
 	}
 	status, body, h := call(ann)
 	require.Equal(t, http.StatusForbidden, status)
-	require.Contains(t, body, "tcps_sku_list needs tcps:write")
+	require.Contains(t, body, "work_order_list needs tcps:write")
 	require.Equal(t, `Bearer error="insufficient_scope", scope="tcps:write"`, h.Get("WWW-Authenticate"))
 	bob := createToken(t, file, "--name", "bob", "--scope", "tcps:write")
 	require.NoError(t, s.cmd.Process.Signal(syscall.SIGHUP))

@@ -48,7 +48,7 @@ Exit codes: 0 the configuration is usable; 2 it is not.`,
 		Example: "  erlmcp config check --config erlmcp.yaml\n  ERLMCP_LOG_LEVEL=debug erlmcp config check --json",
 		Args:    cobra.NoArgs,
 	}
-	s := a.settingFlags(cmd, dataFlag, listenFlag, metricsListenFlag, logLevelFlag, logFormatFlag, dataKeyFileFlag)
+	s := a.settingFlags(cmd, dataFlag, listenFlag, tcpFlag, metricsListenFlag, logLevelFlag, logFormatFlag, dataKeyFileFlag)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := s.load(cmd)

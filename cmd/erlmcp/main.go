@@ -102,7 +102,7 @@ func (a *app) rootCommand() *cobra.Command {
 
 		SuggestionsMinimumDistance: 2,
 	}
-	root.AddCommand(a.serveCommand(), a.clusterCommand(), a.verifyCommand(), a.statusCommand(), a.healthCommand(), a.sessionCommand(), a.taskCommand(), a.configCommand(), a.tokenCommand(), a.versionCommand(),
+	root.AddCommand(a.serveCommand(), a.clusterCommand(), a.verifyCommand(), a.statusCommand(), a.healthCommand(), a.sessionCommand(), a.taskCommand(), a.configCommand(), a.tokenCommand(), a.auditCommand(), a.versionCommand(),
 		a.backupCommand(), a.drillCommand())
 	return root
 }
@@ -134,6 +134,7 @@ var (
 	dataFlag          = settingFlag{"data", "data_dir", "DIR", "directory of the store"}
 	dataKeyFileFlag   = settingFlag{"data-key-file", "storage.data_key_file", "FILE", "file with the at-rest key"}
 	listenFlag        = settingFlag{"listen", "server.listen", "ADDR", "address of /mcp, /health and /ready (default 127.0.0.1:8080)"}
+	tcpFlag           = settingFlag{"tcp", "server.tcp_listen", "ADDR", "address of MCP as lines over raw TCP (default off)"}
 	metricsListenFlag = settingFlag{"metrics-listen", "server.metrics_listen", "ADDR", `address of /metrics, or "off" (default 127.0.0.1:9090)`}
 	tokenFileFlag     = settingFlag{"token-file", "auth.token_file", "FILE", "file of the static bearer tokens"}
 	logLevelFlag      = settingFlag{"log-level", "log.level", "LEVEL", "debug, info, warn or error (default info)"}

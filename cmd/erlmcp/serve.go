@@ -22,7 +22,8 @@ const serveLong = `serve opens the data directory (creating it when it is new), 
 told to stop.
 
 Over HTTP it serves /mcp (Streamable HTTP, protocol revisions 2025-11-25 and 2026-07-28), /health and /ready, and
-Prometheus metrics on a port of their own. Once it is ready it prints the addresses and a client configuration to
+Prometheus metrics on a port of their own; WebSockets (subprotocol mcp) at /mcp/ws; with --tcp also newline-delimited
+JSON-RPC over raw TCP. Once it is ready it prints the addresses and a client configuration to
 paste. With --stdio it speaks MCP on stdin and stdout, prints nothing else there, and opens a port only if --listen or
 --metrics-listen (or their settings) are given; it ends when stdin ends.
 
@@ -52,7 +53,7 @@ func (a *app) serveCommand() *cobra.Command {
   erlmcp serve --stdio --data ~/ledger`,
 		Args: cobra.NoArgs,
 	}
-	s := a.settingFlags(cmd, dataFlag, listenFlag, metricsListenFlag, logLevelFlag, logFormatFlag, dataKeyFileFlag)
+	s := a.settingFlags(cmd, dataFlag, listenFlag, tcpFlag, metricsListenFlag, logLevelFlag, logFormatFlag, dataKeyFileFlag)
 	cmd.Flags().BoolVar(&stdio, "stdio", false, "speak MCP on stdin and stdout")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := s.load(cmd)

@@ -73,8 +73,8 @@ characters.`,
 	}
 	s := a.settingFlags(cmd, tokenFileFlag)
 	f := cmd.Flags()
-	f.StringVar(&t.Name, "name", "", "what the token is for; unique in the file (required)")
-	f.StringVar(&t.Subject, "subject", "", "principal of the bearer (default: the name)")
+	f.StringVar(&t.Name, "name", "", "`NAME`: what the token is for; unique in the file (required)")
+	f.StringVar(&t.Subject, "subject", "", "`PRINCIPAL` of the bearer (default: the name)")
 	f.StringSliceVar(&t.Scopes, "scope", nil, "`SCOPE` that the token holds (repeatable)")
 	f.DurationVar(&expires, "expires-in", 0, "life of the token, such as 2160h; 0: for ever")
 	f.BoolVar(&fromStdin, "stdin", false, "read the token from stdin instead of making one")

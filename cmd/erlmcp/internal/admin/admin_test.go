@@ -61,6 +61,18 @@ func (fakeSource) TerminateSession(_ context.Context, id string) error {
 	return nil
 }
 
+func (fakeSource) Audit(_ context.Context, q mcp.AuditQuery, fn func(mcp.AuditRecord) error) error {
+	for range q.Limit {
+		if err := fn(mcp.AuditRecord{Tool: q.Tool, Principal: q.Principal, Outcome: q.Outcome, Time: q.Since}); err != nil {
+			return err
+		}
+	}
+	if q.Tool == "broken" {
+		return errors.New("the store is closing")
+	}
+	return nil
+}
+
 func (f fakeSource) Verify(ctx context.Context, done func(integrity.Check)) (integrity.Report, error) {
 	return f.verify(ctx, done)
 }
@@ -291,4 +303,18 @@ func TestWorseKeepsTheWorseLevel(t *testing.T) {
 	require.Equal(t, Yellow, Worse(Green, Yellow))
 	require.Equal(t, Red, Worse(Yellow, Red))
 	require.Equal(t, Red, Worse(Red, Green))
+}
+
+func TestAuditRecordsTravelWithTheirQuery(t *testing.T) {
+	c := NewClient(serve(t, fakeSource{}))
+	q := mcp.AuditQuery{Tool: "a tool", Principal: "p", Outcome: "ok", Since: time.Date(2026, 11, 21, 12, 0, 0, 1000, time.UTC), Limit: 3}
+	var got []mcp.AuditRecord
+	collect := func(rec mcp.AuditRecord) error { got = append(got, rec); return nil }
+	require.NoError(t, c.Audit(context.Background(), q, collect))
+	require.Len(t, got, 3)
+	require.Equal(t, mcp.AuditRecord{Tool: "a tool", Principal: "p", Outcome: "ok", Time: q.Since}, got[0])
+	q.Tool = "broken"
+	require.ErrorContains(t, c.Audit(context.Background(), q, collect), "the store is closing")
+	stop := errors.New("stop")
+	require.ErrorIs(t, c.Audit(context.Background(), q, func(mcp.AuditRecord) error { return stop }), stop)
 }

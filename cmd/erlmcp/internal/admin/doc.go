@@ -8,6 +8,7 @@
 //	GET  /status     a Status document
 //	GET  /health     a Health document
 //	POST /cluster    an order to the member of a cluster, JSON in and out (ClusterRequest)
+//	GET  /audit      audit records, newest first; one JSON object per line, the last says that it was all
 //	POST /verify     runs the integrity checks; one JSON object per line: each check as it ends, then the report
 //	POST /backup     stores the state in a repository; one JSON object per line: progress, then what was stored
 //	GET  /sessions?after=ID&limit=N, GET /sessions/ID, DELETE /sessions/ID    the MCP sessions; DELETE ends one

@@ -21,8 +21,9 @@ const (
 type RunFile struct {
 	PID       int       `json:"pid"`
 	Version   string    `json:"version"`
-	Listen    string    `json:"listen"`  // host:port of the main listener; empty: none
-	Metrics   string    `json:"metrics"` // host:port of the metrics listener; empty: none
+	Listen    string    `json:"listen"`        // host:port of the main listener; empty: none
+	TCP       string    `json:"tcp,omitempty"` // host:port of MCP over raw TCP; empty: none
+	Metrics   string    `json:"metrics"`       // host:port of the metrics listener; empty: none
 	MCPURL    string    `json:"mcp_url,omitempty"`
 	StartedAt time.Time `json:"started_at"`
 }

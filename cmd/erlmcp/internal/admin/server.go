@@ -32,6 +32,8 @@ type Source interface {
 	Tasks
 	// Classic writes a classic archive.
 	Classic(ctx context.Context, r ClassicRequest) (classic.Archive, error)
+	// Audit calls fn for audit records, newest first; see mcp.Runtime.
+	Audit(ctx context.Context, q mcp.AuditQuery, fn func(mcp.AuditRecord) error) error
 }
 
 // Listen creates the admin socket of dir, replacing one that a killed process left. The caller holds the directory's lock.
@@ -55,6 +57,7 @@ func Handler(src Source) http.Handler {
 	mux.HandleFunc("POST /backup", func(w http.ResponseWriter, r *http.Request) { streamBackup(w, r, src) })
 	handleSessions(mux, src)
 	handleTasks(mux, src)
+	mux.HandleFunc("GET /audit", func(w http.ResponseWriter, r *http.Request) { streamAudit(w, r, src) })
 	return mux
 }
 

@@ -79,6 +79,9 @@ type Endpoints struct {
 	Health  string `json:"health,omitempty"`
 	Metrics string `json:"metrics,omitempty"`
 	Stdio   bool   `json:"stdio,omitempty"`
+
+	WebSocket string `json:"websocket,omitempty"`
+	TCP       string `json:"tcp,omitempty"` // host:port
 }
 
 // Log describes the write-ahead log.

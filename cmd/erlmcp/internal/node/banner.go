@@ -39,7 +39,7 @@ func writeBanner(w io.Writer, b banner) error {
 	var s strings.Builder
 	fmt.Fprintf(&s, "erlmcp %s is ready\n\n", b.Version)
 	for _, line := range [][2]string{
-		{"MCP", b.Endpoints.MCP}, {"health", b.Endpoints.Health}, {"metrics", b.Endpoints.Metrics}, {"data", b.DataDir},
+		{"MCP", b.Endpoints.MCP}, {"TCP", b.Endpoints.TCP}, {"health", b.Endpoints.Health}, {"metrics", b.Endpoints.Metrics}, {"data", b.DataDir},
 	} {
 		if line[1] != "" {
 			fmt.Fprintf(&s, "  %-8s %s\n", line[0], line[1])
@@ -51,7 +51,9 @@ func writeBanner(w io.Writer, b banner) error {
 		overHTTP.Headers = map[string]string{"Authorization": "Bearer TOKEN"}
 		note = " (for TOKEN see `erlmcp token create`; clients that speak OAuth leave the headers out)"
 	}
-	fmt.Fprintf(&s, "\nClient configuration, over HTTP%s:\n%s\n", note, clientConfig(overHTTP))
+	if overHTTP.URL != "" {
+		fmt.Fprintf(&s, "\nClient configuration, over HTTP%s:\n%s\n", note, clientConfig(overHTTP))
+	}
 	fmt.Fprintf(&s, "\nor over stdio, where the client starts the server (stop this one first: a data directory has one owner):\n%s\n",
 		clientConfig(clientServer{Command: b.Executable, Args: []string{"serve", "--stdio", "--data", b.DataDir}}))
 	s.WriteString("\nCtrl-C stops it.\n")

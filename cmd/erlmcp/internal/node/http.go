@@ -20,8 +20,18 @@ import (
 type listeners struct {
 	mainAddress, metricsAddress string // host:port as bound; empty: not open
 
+	tcp net.Listener // of MCP over raw TCP; nil: none
+
 	mu      sync.Mutex
 	servers []*http.Server
+}
+
+// tcpAddress is where raw TCP is served, empty for nowhere.
+func (ls *listeners) tcpAddress() string {
+	if ls.tcp == nil {
+		return ""
+	}
+	return ls.tcp.Addr().String()
 }
 
 // listen binds the configured ports and answers on them at once. With stdio a port is opened only if somebody asked for
@@ -31,8 +41,8 @@ func (n *Node) listen() error {
 	wanted := func(key, address string) bool {
 		return address != config.Off && (!n.o.Stdio || n.cfg.IsSet(key))
 	}
-	if n.cfg.Server.Listen == config.Off && !n.o.Stdio {
-		return fmt.Errorf("server.listen is %q and there is no --stdio: nobody could reach the server", config.Off)
+	if n.cfg.Server.Listen == config.Off && n.cfg.Server.TCPListen == config.Off && !n.o.Stdio {
+		return fmt.Errorf("server.listen and server.tcp_listen are %q and there is no --stdio: nobody could reach the server", config.Off)
 	}
 	if wanted("server.listen", n.cfg.Server.Listen) {
 		address, err := n.bind("server.listen", n.cfg.Server.Listen, n.mainHandler(), n.access.certificate)
@@ -41,6 +51,12 @@ func (n *Node) listen() error {
 		}
 		n.http.mainAddress = address
 		n.warnAboutExposure("server.listen", address)
+	}
+	if wanted("server.tcp_listen", n.cfg.Server.TCPListen) {
+		if err := n.bindTCP(n.cfg.Server.TCPListen); err != nil {
+			n.http.closeNow()
+			return err
+		}
 	}
 	if wanted("server.metrics_listen", n.cfg.Server.MetricsListen) {
 		address, err := n.bind("server.metrics_listen", n.cfg.Server.MetricsListen, n.metricsHandler(), nil)
@@ -115,6 +131,9 @@ func (ls *listeners) shutdown(patience time.Duration) {
 }
 
 func (ls *listeners) closeNow() {
+	if ls.tcp != nil {
+		_ = ls.tcp.Close()
+	}
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	for _, srv := range ls.servers {
@@ -126,6 +145,7 @@ func (ls *listeners) closeNow() {
 func (n *Node) mainHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/mcp", n.serveMCP)
+	mux.HandleFunc("/mcp/ws", n.serveMCP)
 	n.access.routes(mux)
 	mux.HandleFunc("GET /health", n.serveHealth)
 	mux.HandleFunc("GET /ready", n.serveReady)
@@ -144,6 +164,10 @@ func (n *Node) serveMCP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", "1")
 		w.WriteHeader(http.StatusServiceUnavailable)
 		fmt.Fprintf(w, `{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"the server is %s; try again in a second"}}`+"\n", phase)
+		return
+	}
+	if r.URL.Path == "/mcp/ws" {
+		p.runtime.WebSocket().ServeHTTP(w, r)
 		return
 	}
 	p.runtime.Handler().ServeHTTP(w, r)

@@ -136,6 +136,11 @@ func (m emitter) mcpMetrics(v vitals) {
 	m.counter("erlmcp_mcp_messages_total", "Inbound requests by kind of transport.", s.Stateless, "transport", "http_stateless")
 	m.counter("erlmcp_mcp_messages_total", "Inbound requests by kind of transport.", s.Stateful, "transport", "http_session")
 	m.counter("erlmcp_mcp_messages_total", "Inbound requests by kind of transport.", s.Stdio, "transport", "stdio")
+	m.counter("erlmcp_mcp_messages_total", "Inbound requests by kind of transport.", s.TCP, "transport", "tcp")
+	m.counter("erlmcp_mcp_messages_total", "Inbound requests by kind of transport.", s.WebSocket, "transport", "websocket")
+	m.requestMetrics(s)
+	m.counter("erlmcp_mcp_slow_peers_total", "Sockets closed because their peer did not read.", s.SlowPeers)
+	m.gauge("erlmcp_connections", "Open connections by kind.", float64(s.Sockets), "component", "mcp_sockets")
 	m.counter("erlmcp_mcp_bytes_total", "Bytes of inbound messages.", s.BytesIn)
 	m.counter("erlmcp_mcp_tool_calls_total", "Tool calls that reached a handler.", s.ToolCalls)
 	m.counter("erlmcp_mcp_tool_errors_total", "Tool calls answered with an error.", s.ToolErrors)
@@ -177,6 +182,34 @@ func (m emitter) taskMetrics(s mcp.TaskStats) {
 		m.gauge("erlmcp_tasks", "Unfinished durable tasks, by what they do.", float64(n), "state", state)
 	}
 	m.gauge("erlmcp_queue_depth", "Transactions waiting to be committed.", float64(s.Queued), "component", "tasks")
+}
+
+// requestMetrics has labels that clients cannot multiply: methods are those of MCP or "other", tools those that ever answered.
+func (m emitter) requestMetrics(s mcp.Stats) {
+	for _, method := range s.Methods {
+		for i, outcome := range mcp.Outcomes {
+			if n := method.Outcomes[i]; n > 0 {
+				m.counter("erlmcp_mcp_requests_total", "Requests that reached a handler, by method and outcome.", n, "method", method.Method, "outcome", outcome)
+			}
+		}
+		buckets, total := map[float64]uint64{}, uint64(0)
+		for i, n := range method.Latency {
+			total += n
+			if i < len(mcp.LatencyBuckets) {
+				buckets[mcp.LatencyBuckets[i].Seconds()] = total
+			}
+		}
+		m.ch <- prometheus.MustNewConstHistogram(prometheus.NewDesc("erlmcp_mcp_request_seconds", "Time of a handler.", []string{"method"}, nil),
+			total, method.Seconds, buckets, method.Method)
+	}
+	for _, tool := range s.Tools {
+		m.counter("erlmcp_mcp_tool_results_total", "Tool calls that ended with a result.", tool.Calls-tool.Errors, "tool", tool.Tool, "outcome", "ok")
+		m.counter("erlmcp_mcp_tool_results_total", "Tool calls that ended with a result.", tool.Errors, "tool", tool.Tool, "outcome", "tool_error")
+	}
+	m.counter("erlmcp_mcp_audit_records_total", "Audit records committed.", s.Audit.Written)
+	m.gauge("erlmcp_mcp_audit_waiting", "Audit records not yet committed.", float64(s.Audit.Waiting))
+	m.gauge("erlmcp_mcp_audit_lag_seconds", "How long the oldest of them has been waiting.", s.Audit.Lag.Seconds())
+	m.gauge("erlmcp_mcp_audit_failing", "1 while the store refuses audit records.", truth(s.Audit.Failing))
 }
 
 func truth(b bool) float64 {

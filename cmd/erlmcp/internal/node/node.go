@@ -54,6 +54,7 @@ type parts struct {
 	ledger  *tcps.Ledger
 	runtime *mcp.Runtime
 	backups *backup.Service // nil: no repository is configured
+	tracing *tracing        // nil: no traces
 	created bool            // by this start
 }
 
@@ -175,6 +176,9 @@ func (n *Node) openParts(ctx context.Context) (*parts, error) {
 	if p.ledger, err = tcps.New(store, tcps.Options{}); err != nil {
 		return fail(err)
 	}
+	if p.tracing, err = n.openTracing(); err != nil {
+		return fail(err)
+	}
 	p.runtime, err = mcp.NewRuntime(store, mcp.Options{
 		Name: "erlmcp", Title: "erlmcp: TCPS production ledger", Version: version.String(),
 		Instructions:    tcpstools.Instructions,
@@ -187,6 +191,10 @@ func (n *Node) openParts(ctx context.Context) (*parts, error) {
 		Authenticator:   n.access.authenticator(),
 		ToolScopes:      n.cfg.Auth.ScopesOfTools(),
 		Rates:           n.rates(),
+		MaxSockets:      int(n.cfg.Limits.Sockets),
+		SocketIdle:      n.cfg.Limits.SocketIdle,
+		Audit:           mcp.AuditOptions{Off: !n.cfg.Audit.Enabled, Retention: n.cfg.Audit.Retention, MaxBytes: n.cfg.Audit.MaxBytes},
+		Tracer:          p.tracing.provider(),
 	})
 	if err != nil {
 		return fail(err)
@@ -238,7 +246,7 @@ func (n *Node) announce() error {
 	endpoints := n.endpoints()
 	err := admin.WriteRunFile(n.dir, admin.RunFile{
 		PID: os.Getpid(), Version: version.String(), StartedAt: n.startedAt.UTC(),
-		Listen: n.http.mainAddress, Metrics: n.http.metricsAddress, MCPURL: endpoints.MCP,
+		Listen: n.http.mainAddress, TCP: n.http.tcpAddress(), Metrics: n.http.metricsAddress, MCPURL: endpoints.MCP,
 	})
 	if err != nil {
 		return fmt.Errorf("publish the addresses: %w", err)
@@ -246,6 +254,7 @@ func (n *Node) announce() error {
 	n.phase.Store(admin.PhaseServing)
 	p := n.parts.Load()
 	n.startBackups(p)
+	n.serveTCP()
 	recovery := p.store.Recovery()
 	n.log.Info("serving", "version", version.String(), "data", n.dir, "mcp", endpoints.MCP, "metrics", endpoints.Metrics, "stdio", n.o.Stdio,
 		"applied", p.store.AppliedIndex(), "created", p.created, "open", p.store.Stats().OpenDuration, "start", n.o.Now().Sub(n.startedAt))
@@ -333,6 +342,7 @@ func (n *Node) stopParts() error {
 	if p := n.parts.Load(); p != nil {
 		p.runtime.Close() // ends sessions and streams, which Shutdown would wait for
 		n.http.shutdown(time.Second)
+		p.tracing.stop(n.log)
 		n.stopBackups()
 		err = n.closeStore(p.store)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
@@ -63,6 +64,10 @@ func (n *Node) endpoints() admin.Endpoints {
 			base = "https://" + reachable(a)
 		}
 		e.MCP, e.Health = base+"/mcp", base+"/health"
+		e.WebSocket = "ws" + strings.TrimPrefix(base, "http") + "/mcp/ws"
+	}
+	if a := n.http.tcpAddress(); a != "" {
+		e.TCP = reachable(a)
 	}
 	if a := n.http.metricsAddress; a != "" {
 		e.Metrics = "http://" + reachable(a) + "/metrics"

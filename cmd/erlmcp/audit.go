@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"github.com/spf13/cobra"
+
+	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
+	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
+	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/node"
+	"github.com/erlmcp/erlmcp/config"
+	"github.com/erlmcp/erlmcp/mcp"
+)
+
+const auditLong = `audit shows who called which tool, newest first. It asks the server that runs on the data directory, or reads the directory
+when none does.
+
+Every tools/call on every carrier leaves a record: time, principal, tool, SHA-256 of the arguments (not the arguments),
+outcome (ok, tool_error, error, denied, task), duration, session (its first 8 characters), request and trace id. Calls that were
+refused for their form or their rate leave none. Records are committed about 0.1 s after the call; what a killed server
+had not committed is missing here, but every change of the store is in its log with its actor (see ` + "`tcpsdump`" + `).
+
+Records are kept for audit.retention, at most audit.max_bytes of them.`
+
+func (a *app) auditCommand() *cobra.Command {
+	var q mcp.AuditQuery
+	var since, until string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "audit",
+		Short:   "Show who called which tool",
+		Long:    auditLong,
+		Example: "  erlmcp audit --since 1h --outcome denied\n  erlmcp audit --principal ci --tool andon_trigger --limit 1000 --json | jq -s 'length'",
+		Args:    cobra.NoArgs,
+	}
+	s := a.settingFlags(cmd, dataFlag)
+	f := cmd.Flags()
+	f.StringVar(&since, "since", "", "records from this `TIME` on: RFC 3339, or a duration before now such as 90m")
+	f.StringVar(&until, "until", "", "records before this `TIME`")
+	f.StringVar(&q.Principal, "principal", "", "records of this `PRINCIPAL`")
+	f.StringVar(&q.Tool, "tool", "", "records of this `TOOL`")
+	f.StringVar(&q.Outcome, "outcome", "", "records with this `OUTCOME`: ok, tool_error, error, denied or task")
+	f.IntVar(&q.Limit, "limit", 100, "most records, `N`")
+	f.BoolVar(&asJSON, "json", false, "print one JSON object per line")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := s.load(cmd)
+		if err != nil {
+			return err
+		}
+		now := time.Now()
+		if q.Since, err = pointInTime(since, now); err == nil {
+			q.Until, err = pointInTime(until, now)
+		}
+		if err == nil && q.Limit < 1 {
+			err = errors.New("--limit must be at least 1")
+		}
+		if err != nil {
+			return &exitError{code: exitUsage, err: err}
+		}
+		w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
+		if !asJSON {
+			fmt.Fprintln(w, "TIME\tPRINCIPAL\tTOOL\tOUTCOME\tMS\tARGUMENTS\tSESSION\tREQUEST\tTRACE")
+		}
+		err = a.readAudit(cmd.Context(), cfg, q, func(rec mcp.AuditRecord) error {
+			if asJSON {
+				return json.NewEncoder(a.out).Encode(rec)
+			}
+			outcome := rec.Outcome
+			if rec.Code != 0 {
+				outcome = fmt.Sprint(outcome, " ", rec.Code)
+			}
+			_, err := fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.1f\t%.12s\t%s\t%s\t%s\n", rec.Time.Format("2006-01-02T15:04:05.000Z07:00"),
+				printable(rec.Principal), printable(rec.Tool), outcome, rec.Millis, rec.Arguments, rec.Session, printable(rec.RequestID), rec.TraceID)
+			return err
+		})
+		return errors.Join(err, w.Flush())
+	}
+	return cmd
+}
+
+// readAudit asks the running server, or reads the directory of a stopped one.
+func (a *app) readAudit(ctx context.Context, cfg *config.Config, q mcp.AuditQuery, fn func(mcp.AuditRecord) error) error {
+	err := admin.NewClient(cfg.DataDir).Audit(ctx, q, fn)
+	if !errors.Is(err, admin.ErrNoServer) {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(cfg.DataDir, "FORMAT")); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s: %w", cfg.DataDir, integrity.ErrNothingThere) // opening would create it
+	}
+	key, err := cfg.DataKey(a.environ, nil)
+	if err != nil {
+		return err
+	}
+	stopped, err := node.OpenStopped(cfg, key, false)
+	if err != nil {
+		return err
+	}
+	return errors.Join(stopped.Audit(ctx, q, fn), stopped.Close())
+}
+
+// printable keeps what clients chose from steering the terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, text)
+}
+
+// pointInTime reads RFC 3339, or a duration before now.
+func pointInTime(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(text); err == nil {
+		return now.Add(-d), nil
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return t, fmt.Errorf("%q is neither a time such as 2026-11-21T12:00:00Z nor a duration such as 90m", text)
+	}
+	return t, nil
+}
