@@ -79,7 +79,7 @@ func (a *app) auditCommand() *cobra.Command {
 				outcome = fmt.Sprint(outcome, " ", rec.Code)
 			}
 			_, err := fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.1f\t%.12s\t%s\t%s\t%s\n", rec.Time.Format("2006-01-02T15:04:05.000Z07:00"),
-				printable(rec.Principal), printable(rec.Tool), outcome, rec.Millis, rec.Arguments, rec.Session, printable(rec.RequestID), rec.TraceID)
+				harmless(rec.Principal), harmless(rec.Tool), outcome, rec.Millis, rec.Arguments, rec.Session, harmless(rec.RequestID), rec.TraceID)
 			return err
 		})
 		return errors.Join(err, w.Flush())
@@ -107,8 +107,8 @@ func (a *app) readAudit(ctx context.Context, cfg *config.Config, q mcp.AuditQuer
 	return errors.Join(stopped.Audit(ctx, q, fn), stopped.Close())
 }
 
-// printable keeps what clients chose from steering the terminal.
-func printable(text string) string {
+// harmless keeps what clients chose from steering the terminal.
+func harmless(text string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r
