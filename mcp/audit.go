@@ -2,6 +2,7 @@ package mcp
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -102,8 +103,9 @@ type auditor struct {
 	stop chan struct{}
 	done chan struct{}
 
-	total  int64 // Total of the newest row
-	oldTot int64 // of the oldest row that is kept; -1: unknown
+	writer [4]byte // ends the keys of this auditor: in a cluster there are others
+	total  int64   // Total of the newest row
+	oldTot int64   // of the oldest row that is kept; -1: unknown
 }
 
 func newAuditor(store Store, o AuditOptions, log *slog.Logger, now func() time.Time) *auditor {
@@ -111,6 +113,7 @@ func newAuditor(store Store, o AuditOptions, log *slog.Logger, now func() time.T
 		o: o, store: store, log: log, now: now, oldTot: -1,
 		wake: make(chan struct{}, 1), full: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
+	_, _ = rand.Read(a.writer[:]) // never fails (crypto/rand)
 	go a.run()
 	return a
 }
@@ -165,7 +168,6 @@ func (a *auditor) close() {
 
 func (a *auditor) run() {
 	defer close(a.done)
-	a.resume()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -238,6 +240,9 @@ func (a *auditor) flush(ctx context.Context) bool {
 
 // write commits one batch as one row.
 func (a *auditor) write(ctx context.Context, batch []AuditRecord) error {
+	if err := a.resume(ctx); err != nil {
+		return err
+	}
 	row := auditRow{Records: make([]json.RawMessage, len(batch))}
 	size := int64(0)
 	for i := range batch {
@@ -255,7 +260,7 @@ func (a *auditor) write(ctx context.Context, batch []AuditRecord) error {
 	}
 	now := a.now()
 	_, err = a.store.Update(ctx, func(tx *engine.Tx) error {
-		return tx.PutUntil(tableAudit, auditKey(now, row.Total), value, now.Add(a.o.Retention))
+		return tx.PutUntil(tableAudit, append(auditKey(now, row.Total), a.writer[:]...), value, now.Add(a.o.Retention))
 	}, engine.WithActor("mcp"), engine.WithLabel("audit"))
 	if err != nil {
 		return err
@@ -265,25 +270,29 @@ func (a *auditor) write(ctx context.Context, batch []AuditRecord) error {
 	return nil
 }
 
-// auditKey orders rows by time; total, which grows with every row, keeps two
-// rows of one microsecond apart.
+// auditKey begins the key of a row: time, then total, which grows with every
+// row.
 func auditKey(t time.Time, total int64) []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, uint64(t.UnixMicro())), uint64(total))
 }
 
-// resume finds out how much was written before this process.
-func (a *auditor) resume() {
-	err := a.store.ViewLocal(context.Background(), func(tx *engine.Tx) error {
+// resume continues where the newest row ends, whoever wrote it. Rows of two
+// writers at the same moment are counted once: the size is kept about right.
+func (a *auditor) resume(ctx context.Context) error {
+	return a.store.ViewLocal(ctx, func(tx *engine.Tx) error {
 		return tx.Scan(tableAudit, engine.Range{Reverse: true, Limit: 1}, func(key, _ []byte) bool {
-			if len(key) == 16 {
-				a.total = int64(binary.BigEndian.Uint64(key[8:]))
-			}
+			a.total = max(a.total, auditTotal(key))
 			return false
 		})
 	})
-	if err != nil {
-		a.log.Warn("size of the audit log unknown", "error", err)
+}
+
+// auditTotal is the total in a key.
+func auditTotal(key []byte) int64 {
+	if len(key) < 16 {
+		return 0
 	}
+	return int64(binary.BigEndian.Uint64(key[8:]))
 }
 
 // trim removes the oldest rows of an audit log that is too large.
@@ -295,10 +304,7 @@ func (a *auditor) trim(ctx context.Context) {
 	first := a.total
 	err := a.store.ViewLocal(ctx, func(tx *engine.Tx) error {
 		return tx.Scan(tableAudit, engine.Range{Limit: auditTrim}, func(key, _ []byte) bool {
-			if len(key) != 16 {
-				return true
-			}
-			total := int64(binary.BigEndian.Uint64(key[8:]))
+			total := auditTotal(key)
 			if a.total-total < a.o.MaxBytes {
 				first = min(first, total)
 				return false

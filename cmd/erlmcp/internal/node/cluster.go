@@ -128,6 +128,7 @@ func (n *Node) reopen(ctx context.Context) (*parts, error) {
 	n.phase.Store(admin.PhaseRecovering)
 	old := n.parts.Swap(nil)
 	old.runtime.Close()
+	old.tracing.stop(n.log)
 	n.stopBackups()
 	if err := n.closeStore(old.store); err != nil {
 		n.log.Warn("closing the store that is given up", "error", err)
@@ -137,6 +138,9 @@ func (n *Node) reopen(ctx context.Context) (*parts, error) {
 		return nil, err
 	}
 	n.parts.Store(p)
+	if err := n.resumeTCP(); err != nil {
+		return nil, err
+	}
 	n.phase.Store(admin.PhaseServing)
 	n.startBackups(p)
 	n.log.Info("serving again", "applied", p.store.AppliedIndex())

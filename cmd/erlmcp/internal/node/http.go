@@ -20,14 +20,15 @@ import (
 type listeners struct {
 	mainAddress, metricsAddress string // host:port as bound; empty: not open
 
-	tcp net.Listener // of MCP over raw TCP; nil: none
-
 	mu      sync.Mutex
+	tcp     net.Listener // of MCP over raw TCP; nil: none
 	servers []*http.Server
 }
 
 // tcpAddress is where raw TCP is served, empty for nowhere.
 func (ls *listeners) tcpAddress() string {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
 	if ls.tcp == nil {
 		return ""
 	}
@@ -131,11 +132,11 @@ func (ls *listeners) shutdown(patience time.Duration) {
 }
 
 func (ls *listeners) closeNow() {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
 	if ls.tcp != nil {
 		_ = ls.tcp.Close()
 	}
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
 	for _, srv := range ls.servers {
 		_ = srv.Close()
 	}

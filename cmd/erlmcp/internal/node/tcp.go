@@ -21,18 +21,36 @@ func (n *Node) bindTCP(address string) error {
 	if n.access.certificate != nil {
 		l = tls.NewListener(l, n.access.certificate.config())
 	}
+	n.http.mu.Lock()
 	n.http.tcp = l
+	n.http.mu.Unlock()
+	return nil
+}
+
+// resumeTCP binds the same port again for a new runtime: the one before closed it with itself.
+func (n *Node) resumeTCP() error {
+	address := n.http.tcpAddress()
+	if address == "" {
+		return nil
+	}
+	if err := n.bindTCP(address); err != nil {
+		return err
+	}
+	n.serveTCP()
 	return nil
 }
 
 // serveTCP begins to serve it; it ends when the runtime is closed.
 func (n *Node) serveTCP() {
-	if n.http.tcp == nil {
+	n.http.mu.Lock()
+	l := n.http.tcp
+	n.http.mu.Unlock()
+	if l == nil {
 		return
 	}
 	runtime := n.parts.Load().runtime
 	go func() {
-		if err := runtime.ServeTCP(context.Background(), n.http.tcp); err != nil {
+		if err := runtime.ServeTCP(context.Background(), l); err != nil {
 			n.errors <- fmt.Errorf("server.tcp_listen: %w", err)
 		}
 	}()
