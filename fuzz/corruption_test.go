@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -275,7 +276,12 @@ func (s *body) injuries(spots int, rng *rand.Rand) []injury {
 		rs := byClass[class]
 		for range max(raceScale(4), spots/7/len(byClass)) { // about 7 injuries per spot
 			r := rs[rng.IntN(len(rs))]
-			out = append(out, spotInjuries(s, r, r.off+rng.Int64N(r.n), rng)...)
+			found := spotInjuries(s, r, r.off+rng.Int64N(r.n), rng)
+			if raceEnabled && os.Getenv("ERLMCP_CORRUPTIONS") == "" {
+				at := rng.IntN(len(found))
+				found = found[at : at+1]
+			}
+			out = append(out, found...)
 		}
 	}
 	return out
