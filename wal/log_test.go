@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -392,6 +393,7 @@ func TestWhatIsPlacedWhileAnEndMarkFailsIsRefused(t *testing.T) {
 	r := newRig(t)
 	ffs.FS, r.o.FS = r.fs, ffs
 	r.open().fill(10)
+	require.NoError(t, r.log.TruncateBack(math.MaxUint64)) // at rest: the end mark behind the ten is written
 	late := &syncWaiter{done: make(chan struct{}, 1)}
 	var once sync.Once
 	ffs.mu.Lock()
