@@ -154,7 +154,7 @@ func (q *quickSchema) accepts(text []byte) bool {
 		return q.types&quickNull != 0
 	default:
 		return q.types&quickNumber != 0 && len(text) <= maxQuickDigits ||
-			q.types&quickInteger != 0 && len(text) <= maxQuickDigits && bytes.IndexAny(text, ".eE") < 0
+			q.types&quickInteger != 0 && len(text) <= maxQuickDigits && !bytes.ContainsAny(text, ".eE")
 	}
 }
 
