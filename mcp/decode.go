@@ -12,6 +12,8 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 )
 
+//lint:file-ignore SA1019 roots, sampling and logging are deprecated, not gone: clients use them
+
 // decodeJSON decodes a text that the scanner has checked, by the rules of the
 // SDK: member names match exactly, as MCP wants, not regardless of case as
 // encoding/json has it. It is the SDK's decoder without its 32 KiB buffer.

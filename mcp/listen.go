@@ -14,6 +14,8 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 )
 
+//lint:file-ignore SA1019 roots, sampling and logging are deprecated, not gone: clients use them
+
 const (
 	// maxListenBytes bounds what one subscription may make the server remember.
 	maxListenBytes = 256 << 10

@@ -22,6 +22,8 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 )
 
+//lint:file-ignore SA1019 roots, sampling and logging are deprecated, not gone: clients use them
+
 // Layout of a sealed request state, in base64url without padding:
 //
 //	version (1 byte) | salt (16) | AES-256-GCM(expiry, Unix ms, big-endian (8) | value, JSON)

@@ -18,6 +18,8 @@ import (
 	"github.com/erlmcp/erlmcp/mcp"
 )
 
+//lint:file-ignore SA1019 roots, sampling and logging are deprecated, not gone: clients use them
+
 // as returns a context of a principal.
 func as(t testing.TB, subject string) context.Context {
 	return mcp.WithIdentity(t.Context(), &mcp.Identity{Subject: subject})

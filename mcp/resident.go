@@ -16,6 +16,8 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 )
 
+//lint:file-ignore SA1019 roots, sampling and logging are deprecated, not gone: clients use them
+
 const (
 	// maxResidents bounds the sessions kept for clients that look different.
 	// Most servers see a handful of client programs; beyond the bound the one

@@ -23,6 +23,8 @@ import (
 	"github.com/erlmcp/erlmcp/mcp"
 )
 
+//lint:file-ignore SA1019 roots, sampling and logging are deprecated, not gone: clients use them
+
 // statelessHeaders are those that go with a request of protocol 2026-07-28.
 func statelessHeaders(method, name string, more ...string) map[string]string {
 	h := map[string]string{"Mcp-Protocol-Version": newProtocol, "Mcp-Method": method}
