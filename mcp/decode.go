@@ -1,7 +1,5 @@
 package mcp
 
-//lint:file-ignore SA1019 older clients use what 2026-07-28 deprecates
-
 import (
 	"encoding/json"
 	"fmt"

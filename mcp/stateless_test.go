@@ -1,7 +1,5 @@
 package mcp_test
 
-//lint:file-ignore SA1019 older clients use what 2026-07-28 deprecates
-
 import (
 	"bufio"
 	"context"
