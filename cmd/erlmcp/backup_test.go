@@ -142,12 +142,12 @@ func TestBackupsOfALoadedServerRestoreToExactlyTheirState(t *testing.T) {
 	require.Less(t, made[0].Index, made[3].Index, "writes went on while the backups were made")
 	require.Equal(t, []string{"full", "incremental", "incremental", "full"}, []string{made[0].Type, made[1].Type, made[2].Type, made[3].Type})
 
+	require.Zero(t, s.stop())
 	var last backup.Created
 	v.result(&last, "backup", "create", "--data", data)
-	live := status(t, data)
-	require.Equal(t, live.Store.AppliedIndex, last.Index)
-	require.Equal(t, live.Store.StateHash, last.StateHash)
-	require.Zero(t, s.stop())
+	still := status(t, data)
+	require.Equal(t, still.Store.AppliedIndex, last.Index)
+	require.Equal(t, still.Store.StateHash, last.StateHash)
 
 	for i, c := range append(made, last) {
 		dir := v.dir(fmt.Sprintf("restored-%d", i))
@@ -283,13 +283,13 @@ func TestRestoreTouchesNothingThatIsThere(t *testing.T) {
 	require.Equal(t, 1, r.code)
 	require.Contains(t, r.stderr, "a server runs on "+data+": stop it first; nothing was changed")
 
-	live := status(t, data).Store
 	require.Zero(t, s.stop())
+	old := status(t, data).Store
 	var d restoredDoc
 	v.result(&d, "backup", "restore", "--in-place", "--data", data)
 	require.Equal(t, data, d.Dir)
-	require.NotEqual(t, live.StateHash, status(t, data).Store.StateHash)
-	require.Equal(t, live.StateHash, status(t, d.Aside).Store.StateHash, "the old state is kept aside")
+	require.NotEqual(t, old.StateHash, status(t, data).Store.StateHash)
+	require.Equal(t, old.StateHash, status(t, d.Aside).Store.StateHash, "the old state is kept aside")
 	require.Zero(t, run(t, "verify", "--data", data).code)
 }
 

@@ -52,7 +52,10 @@ func TestClassicArchiveAndForensicReaderSeeTheSameLedger(t *testing.T) {
 	require.Zero(t, r.code, r.stderr)
 	var a classic.Archive
 	require.NoError(t, json.Unmarshal([]byte(r.stdout), &a))
-	require.Equal(t, live.StateHash, a.StateHash)
+	require.GreaterOrEqual(t, a.LogIndex, live.AppliedIndex)
+	if a.LogIndex == live.AppliedIndex { // else the audit log was written in between
+		require.Equal(t, live.StateHash, a.StateHash)
+	}
 	require.Equal(t, 7, a.Counts["work_orders"])
 	require.Regexp(t, `/full-\d{8}T\d{6}\.\d{3}Z\.tar\.gz\.enc$`, a.File)
 	sum := exec.Command("sha256sum", "-c", filepath.Base(a.SideFile))
@@ -127,6 +130,7 @@ func TestForensicReaderShowsRepositoriesWithAndWithoutTheKeyAndComparesStates(t 
 	some(t, s, "b", 2)
 	v.must("backup", "create", "--data", data)
 	require.Zero(t, s.stop())
+	v.must("backup", "create", "--data", data)
 
 	env := environment(t)
 	text, code := dump(env, "backup", v.repo)

@@ -34,8 +34,11 @@ func (a *app) clusterCommand() *cobra.Command {
 		Use:   "cluster",
 		Short: "Make a cluster, join one, look after one",
 		Long:  clusterLong,
-		Args:  knownCommand,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: `  erlmcp cluster init --help
+  erlmcp cluster status --data /var/lib/erlmcp
+  erlmcp cluster transfer --data /var/lib/erlmcp`,
+		Args: knownCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 
 		SuggestionsMinimumDistance: 2,
 	}

@@ -55,8 +55,10 @@ func (a *app) sessionCommand() *cobra.Command {
 		Use:   "session",
 		Short: "List, show and end MCP sessions",
 		Long:  sessionLong,
-		Args:  knownCommand,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: `  erlmcp session list --data /var/lib/erlmcp
+  erlmcp session terminate 3kf9`,
+		Args: knownCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.sessionListCommand(), a.sessionShowCommand(), a.sessionTerminateCommand())
 	return cmd

@@ -50,8 +50,10 @@ func (a *app) taskCommand() *cobra.Command {
 		Use:   "task",
 		Short: "List, show, cancel and retry durable tasks",
 		Long:  taskLong,
-		Args:  knownCommand,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: `  erlmcp task list --data /var/lib/erlmcp --status working
+  erlmcp task cancel 7Qx2`,
+		Args: knownCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.taskListCommand(), a.taskShowCommand(),
 		a.taskChangeCommand(&cobra.Command{
