@@ -156,10 +156,12 @@ func (c *statelessClient) create(ctx context.Context) (string, error) {
 	if id == "" {
 		return "", errors.New("the answer brought no task")
 	}
-	if c.task != "" && c.task != id {
+	if c.task == "" {
+		c.task = id // before anybody else reads it
+	}
+	if c.task != id {
 		return "", fmt.Errorf("the same key made two tasks, %s and %s", c.task, id)
 	}
-	c.task = id
 	return "", nil
 }
 
