@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -52,6 +53,11 @@ var excuses = map[string][]excuse{
 	"2026-07-28": {{"tasks-status-notifications", "SKIPPED", "the suite has no way to test this yet"}},
 }
 
+// attempts is how often the suite is run before its verdict counts. Some of its
+// checks listen for half a second only, which a busy machine may use up
+// elsewhere; what is wrong with the server is wrong every time.
+const attempts = 3
+
 func TestSuitePassesOnOneURL(t *testing.T) {
 	if testing.Short() {
 		t.Skip("installs and runs a Node program")
@@ -60,10 +66,18 @@ func TestSuitePassesOnOneURL(t *testing.T) {
 	url := start(t, build(t), t.TempDir())
 	for _, revision := range []string{"2026-07-28", "2025-11-25"} {
 		t.Run(revision, func(t *testing.T) {
-			want, got := runSuite(t, tools, url, revision)
-			t.Logf("%d required scenarios; run but not scored: %s", len(want.Required), strings.Join(want.NotScored, ", "))
-			if wrong := judge(want, got, excuses[revision]); len(wrong) > 0 {
-				t.Errorf("%d checks did not succeed:\n%s", len(wrong), strings.Join(wrong, "\n"))
+			for attempt := 1; ; attempt++ {
+				want, got := runSuite(t, tools, url, revision)
+				wrong := judge(want, got, excuses[revision])
+				if len(wrong) == 0 {
+					t.Logf("%d required scenarios; run but not scored: %s", len(want.Required), strings.Join(want.NotScored, ", "))
+					return
+				}
+				report := fmt.Sprintf("run %d: %d checks did not succeed:\n%s", attempt, len(wrong), strings.Join(wrong, "\n"))
+				if attempt == attempts {
+					t.Fatal(report)
+				}
+				t.Log(report)
 			}
 		})
 	}

@@ -18,7 +18,6 @@ type server struct {
 	cmd    *exec.Cmd
 	ended  chan struct{}
 	stderr *logTail
-	kills  int
 }
 
 // start launches a process and waits until it serves.
@@ -53,7 +52,6 @@ func (s *server) start() (*url.URL, error) {
 func (s *server) kill() {
 	_ = s.cmd.Process.Kill() // an error means that it is gone
 	<-s.ended
-	s.kills++
 }
 
 // logTail keeps the first 64 KiB of what the processes log.

@@ -157,7 +157,7 @@ func (c *statelessClient) create(ctx context.Context) (string, error) {
 		return "", errors.New("the answer brought no task")
 	}
 	if c.task == "" {
-		c.task = id // written once, before the listener that reads it is started
+		c.task = id // before anybody else reads it
 	}
 	if c.task != id {
 		return "", fmt.Errorf("the same key made two tasks, %s and %s", c.task, id)

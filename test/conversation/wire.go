@@ -27,6 +27,7 @@ type wire struct {
 	record *record
 
 	passing sync.Mutex // held while a message passes, and while the server is restarted
+	closed  bool       // guarded by passing: no server starts any more
 
 	mu      sync.Mutex // guards what follows
 	target  *url.URL
@@ -53,7 +54,10 @@ func newWire(bin, dir string, killAt ...int) (*wire, error) {
 func (w *wire) url() string { return w.front.URL + "/mcp" }
 
 func (w *wire) close() {
+	w.passing.Lock() // the last message may be the one to kill behind
+	w.closed = true
 	w.srv.kill()
+	w.passing.Unlock()
 	w.front.CloseClientConnections()
 	w.front.Close()
 }
@@ -72,7 +76,7 @@ func (w *wire) passed(name string) {
 	w.names = append(w.names, name)
 	kill := w.killAt[w.count]
 	w.mu.Unlock()
-	if !kill {
+	if !kill || w.closed {
 		return
 	}
 	w.srv.kill()
