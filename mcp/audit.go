@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,6 +62,7 @@ const (
 	auditBacklog  = 64 << 10        // records that may wait for the store
 	auditRetry    = time.Second     // after the store refused
 	auditPatience = 2 * time.Second // for the last records, when the runtime closes
+	auditSpare    = 8 << 10         // records whose memory is kept between two rows
 	auditTrim     = 64              // rows that one transaction removes
 )
 
@@ -89,13 +91,15 @@ type auditor struct {
 	log   *slog.Logger
 	now   func() time.Time
 
-	size    atomic.Int64 // of pending
+	size    atomic.Int64 // records not yet committed: pending and taken
 	written atomic.Uint64
 	failing atomic.Bool
 
 	mu      sync.Mutex
-	pending []AuditRecord
-	oldest  time.Time // of pending: when the first came
+	pending []auditEntry
+	spare   []auditEntry // the next pending, empty: its memory is used again
+	first   time.Time    // when the first of pending came
+	oldest  time.Time    // when the oldest of all came that are not committed
 	stopped bool
 
 	wake chan struct{} // capacity 1: pending is not empty
@@ -103,6 +107,9 @@ type auditor struct {
 	stop chan struct{}
 	done chan struct{}
 
+	taken  []auditEntry // pending once, not yet committed; the end of memory
+	memory []auditEntry
+	width  int     // bytes that a record of the newest row took
 	writer [4]byte // ends the keys of this auditor: in a cluster there are others
 	total  int64   // Total of the newest row
 	oldTot int64   // of the oldest row that is kept; -1: unknown
@@ -127,8 +134,46 @@ func (a *auditor) admit() error {
 		"overloaded: %d tool calls wait to be audited and the store takes no more; is the disk full?", auditBacklog)}
 }
 
+// An auditEntry is a record on its way: what can be made of it later is, so that
+// the call does not wait for it.
+type auditEntry struct {
+	AuditRecord
+	digest [sha256.Size]byte // Arguments
+}
+
+// append encodes the record as encoding/json would.
+func (e *auditEntry) append(b []byte) []byte {
+	text := func(name, value string) {
+		if value != "" {
+			b = append(append(b, name...), ':')
+			b = append(appendString(b, value), ',')
+		}
+	}
+	b = append(b, `{"time":"`...)
+	b = append(e.Time.AppendFormat(b, time.RFC3339Nano), `",`...)
+	b = append(b, `"principal":`...)
+	b = append(appendString(b, e.Principal), ',')
+	text(`"auth"`, e.Method)
+	text(`"session"`, e.Session)
+	b = append(b, `"tool":`...)
+	b = appendString(b, e.Tool)
+	b = append(b, `,"arguments":"`...)
+	b = hex.AppendEncode(b, e.digest[:])
+	b = append(b, `","outcome":`...)
+	b = append(appendString(b, e.Outcome), ',')
+	if e.Code != 0 {
+		b = append(b, `"code":`...)
+		b = append(strconv.AppendInt(b, e.Code, 10), ',')
+	}
+	text(`"request_id"`, e.RequestID)
+	text(`"trace_id"`, e.TraceID)
+	text(`"task"`, e.Task)
+	b = append(b, `"ms":`...)
+	return append(strconv.AppendFloat(b, e.Millis, 'f', -1, 64), '}')
+}
+
 // record queues a record. It never blocks.
-func (a *auditor) record(rec AuditRecord) {
+func (a *auditor) record(rec auditEntry) {
 	a.mu.Lock()
 	if a.stopped {
 		a.mu.Unlock()
@@ -136,11 +181,13 @@ func (a *auditor) record(rec AuditRecord) {
 		return
 	}
 	if len(a.pending) == 0 {
-		a.oldest = a.now()
+		a.first = a.now()
 	}
 	a.pending = append(a.pending, rec)
 	n := len(a.pending)
-	a.size.Store(int64(n))
+	if a.size.Add(1) == 1 {
+		a.oldest = a.first
+	}
 	a.mu.Unlock()
 	if n == 1 {
 		signal(a.wake)
@@ -212,12 +259,10 @@ func (a *auditor) finish() {
 // flush writes all pending records, batch by batch. It is false when the store refused.
 func (a *auditor) flush(ctx context.Context) bool {
 	for {
-		a.mu.Lock()
-		batch := a.pending[:min(len(a.pending), auditBatch)]
-		a.mu.Unlock()
-		if len(batch) == 0 {
+		if len(a.taken) == 0 && !a.take() {
 			return true
 		}
+		batch := a.taken[:min(len(a.taken), auditBatch)]
 		if err := a.write(ctx, batch); err != nil {
 			if !a.failing.Swap(true) {
 				a.log.Error("tool calls cannot be audited; they wait in memory", "error", err)
@@ -228,44 +273,50 @@ func (a *auditor) flush(ctx context.Context) bool {
 			a.log.Info("tool calls are audited again")
 		}
 		a.written.Add(uint64(len(batch)))
-		a.mu.Lock()
-		if a.pending = a.pending[len(batch):]; len(a.pending) == 0 {
-			a.pending = nil // give the memory of a burst back
-		}
-		a.oldest = a.now()
-		a.size.Store(int64(len(a.pending)))
-		a.mu.Unlock()
+		a.size.Add(-int64(len(batch)))
+		a.taken = a.taken[len(batch):]
 	}
 }
 
+// take moves what is pending to where only run sees it. It is false when there is nothing.
+func (a *auditor) take() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if clear(a.memory); cap(a.memory) <= auditSpare { // a burst's memory is given back
+		a.spare = a.memory[:0]
+	}
+	a.taken, a.memory = a.pending, a.pending
+	a.pending, a.spare = a.spare, nil
+	a.oldest = a.first
+	return len(a.taken) > 0
+}
+
 // write commits one batch as one row.
-func (a *auditor) write(ctx context.Context, batch []AuditRecord) error {
+func (a *auditor) write(ctx context.Context, batch []auditEntry) error {
 	if err := a.resume(ctx); err != nil {
 		return err
 	}
-	row := auditRow{Records: make([]json.RawMessage, len(batch))}
-	size := int64(0)
+	// The row is an auditRow. Total stands behind the records, as it is known then.
+	value := append(make([]byte, 0, len(batch)*a.width+64), `{"records":[`...)
+	begin := len(value)
 	for i := range batch {
-		text, err := marshal(&batch[i])
-		if err != nil {
-			return err // strings and numbers: cannot happen
+		if i > 0 {
+			value = append(value, ',')
 		}
-		row.Records[i] = text
-		size += int64(len(text))
+		value = batch[i].append(value)
 	}
-	row.Total = a.total + size
-	value, err := marshal(&row)
-	if err != nil {
-		return err
-	}
+	total := a.total + int64(len(value)-begin)
+	value = strconv.AppendInt(append(value, `],"total":`...), total, 10)
+	value = append(value, '}')
+	a.width = len(value)/len(batch) + 32
 	now := a.now()
-	_, err = a.store.Update(ctx, func(tx *engine.Tx) error {
-		return tx.PutUntil(tableAudit, append(auditKey(now, row.Total), a.writer[:]...), value, now.Add(a.o.Retention))
+	_, err := a.store.Update(ctx, func(tx *engine.Tx) error {
+		return tx.PutUntil(tableAudit, append(auditKey(now, total), a.writer[:]...), value, now.Add(a.o.Retention))
 	}, engine.WithActor("mcp"), engine.WithLabel("audit"))
 	if err != nil {
 		return err
 	}
-	a.total = row.Total
+	a.total = total
 	a.trim(ctx)
 	return nil
 }
@@ -340,7 +391,7 @@ func (a *auditor) stats(s *AuditStats) {
 	s.Written, s.Failing = a.written.Load(), a.failing.Load()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if s.Waiting = len(a.pending); s.Waiting > 0 {
+	if s.Waiting = int(a.size.Load()); s.Waiting > 0 {
 		s.Lag = a.now().Sub(a.oldest)
 	}
 }
@@ -351,12 +402,6 @@ type AuditStats struct {
 	Waiting int           // records not yet committed
 	Lag     time.Duration // how long the oldest of them has been waiting
 	Failing bool          // the store refuses them
-}
-
-// digestArguments is AuditRecord.Arguments.
-func digestArguments(args []byte) string {
-	sum := sha256.Sum256(args)
-	return hex.EncodeToString(sum[:])
 }
 
 // cut shortens what a client chose.
@@ -373,9 +418,8 @@ func (r *Runtime) auditDenied(req *http.Request, env *envelope, tool string, bad
 		return
 	}
 	id := identityIn(req.Context())
-	r.audit.record(AuditRecord{
+	r.audit.record(auditEntry{digest: sha256.Sum256(member(env.params, "arguments")), AuditRecord: AuditRecord{
 		Time: r.opts.Now().UTC(), Principal: id.Subject, Method: id.Method, Session: cut(req.Header.Get(headerSession), 8),
-		Tool: cut(tool, 128), Arguments: digestArguments(member(env.params, "arguments")),
-		Outcome: outcomeDenied, Code: int64(bad.Code), RequestID: cut(string(env.id), 128),
-	})
+		Tool: cut(tool, 128), Outcome: outcomeDenied, Code: int64(bad.Code), RequestID: cut(string(env.id), 128),
+	}})
 }

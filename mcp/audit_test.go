@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,6 +31,14 @@ func newStored(t testing.TB, store mcp.Store, o mcp.Options) *mcp.Runtime {
 	return r
 }
 
+// auditStore is a store that closes behind the runtimes on it.
+func auditStore(t testing.TB) *engine.Store {
+	t.Helper()
+	store := openStore(t, t.TempDir())
+	t.Cleanup(func() { _ = store.Close() })
+	return store
+}
+
 // audited returns the audit log, newest first.
 func audited(t testing.TB, r *mcp.Runtime, q mcp.AuditQuery) []mcp.AuditRecord {
 	t.Helper()
@@ -51,7 +60,7 @@ func callOf(tool, arguments string) string {
 }
 
 func TestEveryToolCallIsAudited(t *testing.T) {
-	store := openStore(t, t.TempDir())
+	store := auditStore(t)
 	clock := newTicker()
 	r := newStored(t, store, mcp.Options{
 		Now: clock.now, Authenticator: people{"ann": {"b"}}, ToolScopes: map[string][]string{"panic": {"b"}, "wait": {"c"}},
@@ -96,7 +105,7 @@ func TestEveryToolCallIsAudited(t *testing.T) {
 }
 
 func TestCloseWritesWhatIsLeftAndTheNextRuntimeGoesOn(t *testing.T) {
-	store := openStore(t, t.TempDir())
+	store := auditStore(t)
 	clock := newTicker()
 	r := newStored(t, store, mcp.Options{Now: clock.now, Audit: mcp.AuditOptions{Lag: time.Hour}})
 	for range 3 {
@@ -115,7 +124,7 @@ func TestCloseWritesWhatIsLeftAndTheNextRuntimeGoesOn(t *testing.T) {
 }
 
 func TestAFullAuditLogLosesItsOldestRecords(t *testing.T) {
-	store := openStore(t, t.TempDir())
+	store := auditStore(t)
 	clock := newTicker()
 	r := newStored(t, store, mcp.Options{Now: clock.now, Audit: mcp.AuditOptions{Lag: time.Nanosecond, MaxBytes: 2000}})
 	for i := range 40 {
@@ -132,7 +141,7 @@ func TestAFullAuditLogLosesItsOldestRecords(t *testing.T) {
 }
 
 func TestManyRecordsArePagedThrough(t *testing.T) {
-	r := newStored(t, openStore(t, t.TempDir()), mcp.Options{Audit: mcp.AuditOptions{Lag: time.Microsecond}})
+	r := newStored(t, auditStore(t), mcp.Options{Audit: mcp.AuditOptions{Lag: time.Microsecond}})
 	const n = 700
 	for i := range n {
 		ask(r, "127.0.0.1:1", "", strings.Replace(echo, `"id":1`, fmt.Sprintf(`"id":%d`, i), 1))
@@ -146,6 +155,24 @@ func TestManyRecordsArePagedThrough(t *testing.T) {
 	require.Len(t, audited(t, r, mcp.AuditQuery{}), 100)
 	stop := errors.New("stop")
 	require.ErrorIs(t, r.Audit(context.Background(), mcp.AuditQuery{}, func(mcp.AuditRecord) error { return stop }), stop)
+}
+
+func TestARecordReadsAsItWasWritten(t *testing.T) {
+	nasty := "q\"b\\ \u0001\u2028 ü 😀"
+	full := mcp.AuditRecord{
+		Time: time.Date(2026, 11, 21, 12, 0, 0, 123456789, time.UTC), Principal: nasty, Method: nasty, Session: nasty, Tool: nasty,
+		Outcome: "error", Code: -32602, Millis: 0.125, RequestID: nasty, TraceID: "0af7651916cd43dd8448eb211c80319c", Task: nasty,
+	}
+	for _, want := range []mcp.AuditRecord{full, {Time: full.Time, Outcome: "ok"}, {Millis: 1e9}} {
+		var got mcp.AuditRecord
+		text := mcp.EncodeAudit(want, []byte("args"))
+		require.NoError(t, json.Unmarshal(text, &got), "%s", text)
+		want.Arguments = sha256Hex("args")
+		require.Equal(t, want, got)
+	}
+	var got mcp.AuditRecord // a client may cut a character in two
+	require.NoError(t, json.Unmarshal(mcp.EncodeAudit(mcp.AuditRecord{Tool: "a\xc3"}, nil), &got))
+	require.Equal(t, "a\ufffd", got.Tool)
 }
 
 // sullen refuses updates while it is told to.
@@ -162,7 +189,7 @@ func (s *sullen) Update(ctx context.Context, fn func(*engine.Tx) error, o ...eng
 }
 
 func TestAStoreThatRefusesDelaysRecordsAndLosesNone(t *testing.T) {
-	store := &sullen{Store: openStore(t, t.TempDir())}
+	store := &sullen{Store: auditStore(t)}
 	logs := new(logBuffer)
 	r := newStored(t, store, mcp.Options{Logger: logs.logger(), Audit: mcp.AuditOptions{Lag: time.Microsecond}})
 	store.no.Store(true)
@@ -178,7 +205,7 @@ func TestAStoreThatRefusesDelaysRecordsAndLosesNone(t *testing.T) {
 }
 
 func TestNoCallGoesUnauditedForLong(t *testing.T) {
-	store := &sullen{Store: openStore(t, t.TempDir())}
+	store := &sullen{Store: auditStore(t)}
 	r := newStored(t, store, mcp.Options{Audit: mcp.AuditOptions{Lag: time.Microsecond}})
 	store.no.Store(true)
 	require.Equal(t, http.StatusOK, ask(r, "127.0.0.1:1", "", echo).Code)
@@ -194,7 +221,7 @@ func TestNoCallGoesUnauditedForLong(t *testing.T) {
 }
 
 func TestAuditCanBeOff(t *testing.T) {
-	r := newStored(t, openStore(t, t.TempDir()), mcp.Options{Audit: mcp.AuditOptions{Off: true}})
+	r := newStored(t, auditStore(t), mcp.Options{Audit: mcp.AuditOptions{Off: true}})
 	ask(r, "127.0.0.1:1", "", echo)
 	require.NoError(t, r.Close())
 	require.Empty(t, audited(t, r, mcp.AuditQuery{}))

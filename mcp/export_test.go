@@ -2,6 +2,7 @@ package mcp
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 )
 
@@ -47,9 +48,9 @@ func (r *Runtime) FillAudit() {
 	r.audit.mu.Lock()
 	defer r.audit.mu.Unlock()
 	for len(r.audit.pending) < auditBacklog {
-		r.audit.pending = append(r.audit.pending, AuditRecord{Tool: "filler"})
+		r.audit.size.Add(1)
+		r.audit.pending = append(r.audit.pending, auditEntry{AuditRecord: AuditRecord{Tool: "filler"}})
 	}
-	r.audit.size.Store(auditBacklog)
 }
 
 // Running returns how many calls of sockets and stdio run.
@@ -61,4 +62,10 @@ func (r *Runtime) Running() (n int) {
 		return true
 	})
 	return n
+}
+
+// EncodeAudit encodes a record as the audit log holds it.
+func EncodeAudit(rec AuditRecord, arguments []byte) []byte {
+	e := auditEntry{AuditRecord: rec, digest: sha256.Sum256(arguments)}
+	return e.append(nil)
 }

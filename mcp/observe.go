@@ -2,6 +2,7 @@ package mcp
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -187,11 +188,10 @@ func (r *Runtime) observe(ctx context.Context, method string, req sdk.Request, r
 		return
 	}
 	id := identityIn(ctx)
-	rec := AuditRecord{
+	rec := auditEntry{digest: sha256.Sum256(call.Params.Arguments), AuditRecord: AuditRecord{
 		Time: now.UTC(), Principal: id.Subject, Method: id.Method, Tool: cut(call.Params.Name, 128),
-		Arguments: digestArguments(call.Params.Arguments), Outcome: Outcomes[outcome], Code: code,
-		Millis: float64(took.Microseconds()) / 1e3, TraceID: traceIDOf(ctx, call),
-	}
+		Outcome: Outcomes[outcome], Code: code, Millis: float64(took.Microseconds()) / 1e3, TraceID: traceIDOf(ctx, call),
+	}}
 	if c, ok := CallFrom(ctx); ok {
 		rec.Session, rec.RequestID = cut(c.SessionID, 8), cut(idText(c), 128)
 	}

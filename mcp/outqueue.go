@@ -2,6 +2,8 @@ package mcp
 
 import (
 	"context"
+	"errors"
+	"os"
 	"sync"
 	"sync/atomic"
 )
@@ -9,7 +11,7 @@ import (
 // Bounds of what may wait for one socket whose peer reads slowly.
 const (
 	maxQueued      = 5000     // messages
-	maxQueuedBytes = 32 << 20 // beyond one message, which may be larger
+	maxQueuedBytes = 16 << 20 // beyond one message, which may be larger
 )
 
 // An outQueue is the [Sink] of a socket. Deliver never waits for the peer: a
@@ -84,7 +86,10 @@ func (q *outQueue) run() {
 			q.queue = q.queue[1:]
 			q.bytes -= len(next)
 			q.mu.Unlock()
-			if q.write(next) != nil {
+			if err := q.write(next); err != nil {
+				if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+					q.slow.Add(1)
+				}
 				q.mu.Lock()
 				q.closed, q.queue = true, nil
 				q.mu.Unlock()
