@@ -42,7 +42,7 @@ func (r *mcpRun) memoryTables() (string, error) {
 // compared are the backends of the memory tables: one row per library.
 func (r *mcpRun) compared() (list []mcpserve.Backend) {
 	for _, name := range r.names() {
-		if b, err := mcpserve.Pick(name); err == nil && !strings.Contains(name, "-sdktool") && !strings.HasSuffix(name, "-floor") {
+		if b, err := mcpserve.Pick(name); err == nil && !strings.HasPrefix(name, "erlmcp-") && !strings.HasSuffix(name, "-floor") {
 			list = append(list, b)
 		}
 	}

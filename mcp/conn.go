@@ -90,6 +90,7 @@ type Call struct {
 
 	identity *Identity // never nil
 
+	direct   bool               // goes past the SDK's queue, and has its time limit already
 	cancel   context.CancelFunc // of a direct call
 	http     *stream            // for sessions over HTTP: where answers and messages of the call go
 	internal bool               // made by inject: its answer goes nowhere
@@ -236,18 +237,15 @@ func (c *Conn) Refuse(ctx context.Context, bad error) error {
 
 // push hands one admitted message to Read.
 func (c *Conn) push(ctx context.Context, env *envelope) error {
+	if env.call != nil && env.call.direct {
+		c.startDirect(env.call, env.params)
+		return nil
+	}
 	msg := env.message()
 	if req, ok := msg.(*jsonrpc.Request); ok {
-		c.mu.Lock()
-		if call := c.calls[req.ID]; call != nil && env.isCall() {
-			if c.isDirect(env) {
-				c.direct(call, env.params)
-				c.mu.Unlock()
-				return nil
-			}
-			req.Extra = call.extra
+		if env.call != nil {
+			req.Extra = env.call.extra
 		}
-		c.mu.Unlock()
 		if env.method == "notifications/cancelled" {
 			c.cancelDirect(env.params)
 		}
@@ -382,7 +380,10 @@ func (c *Conn) register(ctx context.Context, env *envelope, reply *batchReply, s
 		c.version, _ = unquote(member(env.params, "protocolVersion"))
 	}
 	c.calls[call.ID] = call
-	c.rt.calls.Store(call.extra, call)
+	env.call = call
+	if call.direct = st != nil && c.isDirect(env); !call.direct {
+		c.rt.calls.Store(call.extra, call)
+	}
 }
 
 // running is the number of calls without an answer.

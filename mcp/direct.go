@@ -19,10 +19,12 @@ func (c *Conn) isDirect(env *envelope) bool {
 		c.initialized && !c.initID.IsValid() && !c.isEnded && !c.isClosed
 }
 
-// direct starts a call. c.mu is held.
-func (c *Conn) direct(call *Call, params []byte) {
-	ctx, cancel := context.WithCancel(c.life)
+// startDirect starts a call. On a closed connection its context has ended.
+func (c *Conn) startDirect(call *Call, params []byte) {
+	ctx, cancel := context.WithTimeout(c.life, c.rt.opts.CallTimeout)
+	c.mu.Lock()
 	call.cancel = cancel
+	c.mu.Unlock()
 	c.rt.workers.run(func() { c.runDirect(call.within(ctx), call, params) })
 }
 

@@ -37,6 +37,7 @@ type envelope struct {
 	result  json.RawMessage // responses only
 	failure *jsonrpc.Error  // responses only
 	version string          // params._meta protocolVersion, if any
+	call    *Call           // of a request that a Conn has taken on
 }
 
 func (e *envelope) isCall() bool     { return e.method != "" && e.id != nil }

@@ -220,12 +220,26 @@ func (f *front) post(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
+// smallBody is a size that is allocated before a byte of it arrived.
+const smallBody = MinMessageBytes
+
 // body reads the message, at most MaxMessageBytes and BodyTimeout long.
 func (f *front) body(w http.ResponseWriter, req *http.Request) ([]byte, *wireError) {
 	limit := f.rt.opts.MaxMessageBytes
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(f.rt.opts.BodyTimeout)) // not every writer has deadlines
 
+	if n := req.ContentLength; n > 0 && n <= smallBody {
+		body := make([]byte, n)
+		got, err := io.ReadFull(req.Body, body)
+		f.rt.stats.bytesIn.Add(int64(got))
+		if err == nil {
+			_ = rc.SetReadDeadline(time.Time{})
+			return body, nil
+		}
+		w.Header().Set("Connection", "close") // as below
+		return nil, bodyError(err, f.rt.opts.BodyTimeout)
+	}
 	var buf bytes.Buffer
 	if n := req.ContentLength; n > 0 {
 		buf.Grow(int(min(n, limit)) + bytes.MinRead)

@@ -186,10 +186,11 @@ func (f *front) initialize(w http.ResponseWriter, req *http.Request, list []enve
 // writeJSON answers with one JSON body.
 func writeJSON(w http.ResponseWriter, body []byte) {
 	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("Cache-Control", "no-store")
-	rc := http.NewResponseController(w)
+	h["Content-Type"] = jsonHeader
+	h["Cache-Control"] = noStoreHeader
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	if len(body) > lineBuffer { // small ones do not block
+		rc := http.NewResponseController(w)
 		_ = rc.SetWriteDeadline(time.Now().Add(stallTimeout))
 		defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
 	}
@@ -329,19 +330,20 @@ type pouring struct {
 // pour writes what the stream has until it ends, or the client or the
 // session is gone.
 func (f *front) pour(w http.ResponseWriter, req *http.Request, p pouring) {
-	promote := time.NewTimer(p.quiet)
-	defer promote.Stop()
-	if p.events != nil {
-		promote.Stop()
-	}
 	defer func() {
 		if p.events != nil {
 			p.events.end()
 		}
 	}()
 	ctx := req.Context()
-	keepAlive := time.NewTimer(f.rt.opts.KeepAlive)
-	defer keepAlive.Stop()
+	// One timer for both: nothing need be kept alive before there are events.
+	pause := f.rt.opts.KeepAlive
+	if p.events == nil {
+		pause = p.quiet
+	}
+	tick := time.NewTimer(pause)
+	defer tick.Stop()
+	promoted := p.events != nil
 	over := f.expiry(ctx)
 	for {
 		more, err := f.step(ctx, w, &p)
@@ -350,12 +352,15 @@ func (f *front) pour(w http.ResponseWriter, req *http.Request, p pouring) {
 		}
 		select {
 		case <-p.r.wake:
-		case <-promote.C:
-			if err := f.promote(ctx, w, &p); err != nil {
-				return
+		case <-tick.C:
+			tick.Reset(f.rt.opts.KeepAlive)
+			if !promoted {
+				promoted = true
+				if err := f.promote(ctx, w, &p); err != nil {
+					return
+				}
+				continue
 			}
-		case <-keepAlive.C:
-			keepAlive.Reset(f.rt.opts.KeepAlive)
 			if p.events == nil {
 				continue
 			}

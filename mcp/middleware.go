@@ -77,7 +77,11 @@ func (r *Runtime) sending(next sdk.MethodHandler) sdk.MethodHandler {
 func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 	r.base = next
 	return func(ctx context.Context, method string, req sdk.Request) (res sdk.Result, err error) {
-		if method != methodListen { // a subscription lives as long as its stream
+		call, _ := CallFrom(ctx)
+		switch {
+		case method == methodListen: // a subscription lives as long as its stream
+		case call != nil && call.direct: // has it already
+		default:
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, r.opts.CallTimeout)
 			defer cancel()
@@ -94,8 +98,8 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 			}
 			r.observe(ctx, method, req, res, err, start)
 		}()
-		if call, ok := req.(*sdk.CallToolRequest); ok {
-			if bad := r.checkScopes(identityIn(ctx), call.Params.Name); bad != nil {
+		if tool, ok := req.(*sdk.CallToolRequest); ok {
+			if bad := r.checkScopes(identityIn(ctx), tool.Params.Name); bad != nil {
 				return nil, bad
 			}
 			if err := r.audit.admit(); err != nil {
@@ -109,7 +113,6 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 			}
 			defer done()
 		}
-		call, _ := CallFrom(ctx)
 		if sub, ok := req.(*sdk.SubscriptionsListenRequest); ok && call != nil {
 			res, err = r.listen(ctx, call, sub)
 		} else {
@@ -119,7 +122,7 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 			err = notFound(req, r.explain(ctx, method, err, r.opts.Now().Sub(start)))
 			return nil, err
 		}
-		if call, ok := CallFrom(ctx); ok && call.http != nil && method != methodToolsCall {
+		if call != nil && call.http != nil && method != methodToolsCall {
 			if err := call.http.s.remember(ctx, method, req); err != nil {
 				return nil, &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "the session could not be stored: " + err.Error()}
 			}

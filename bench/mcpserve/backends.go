@@ -42,11 +42,12 @@ func withFloor(open opener) opener {
 }
 
 // openOurs serves both protocols on one URL, all state in dir. typed chooses
-// between our AddTool and the SDK's.
-func openOurs(typed bool) func(string) (http.Handler, func(), error) {
+// between our AddTool and the SDK's; audited calls are recorded in the store.
+func openOurs(typed, audited bool) func(string) (http.Handler, func(), error) {
 	return func(dir string) (http.Handler, func(), error) {
 		r, err := erlmcp.Open(dir, erlmcp.Options{
 			Name: "bench", MaxSessions: 100_000, MaxStreams: 10_000, MaxRequests: 10_000,
+			Audit: erlmcp.AuditOptions{Off: !audited},
 			Tasks: erlmcp.TaskLimits{Queue: 1 << 20, Unfinished: 1 << 20},
 		})
 		if err != nil {

@@ -27,8 +27,9 @@ type Backend struct {
 // Backends are all of them, in table order.
 func Backends() []Backend {
 	return []Backend{
-		{Name: "erlmcp", Old: "/mcp", New: "/mcp", Open: withFloor(openOurs(true))},
-		{Name: "erlmcp-sdktool", Old: "/mcp", New: "/mcp", Open: withFloor(openOurs(false))},
+		{Name: "erlmcp", Old: "/mcp", New: "/mcp", Open: withFloor(openOurs(true, true))},
+		{Name: "erlmcp-noaudit", Old: "/mcp", New: "/mcp", Open: withFloor(openOurs(true, false))},
+		{Name: "erlmcp-sdktool", Old: "/mcp", New: "/mcp", Open: withFloor(openOurs(false, true))},
 		{Name: "go-sdk", Old: "/old", New: "/new", Open: openSDK},
 		{Name: "mcp-go", Old: "/mcp", New: "/mcp", Open: openMCPGo(false)},
 		{Name: "mcp-go-checked", Old: "/mcp", New: "/mcp", Open: openMCPGo(true)},
