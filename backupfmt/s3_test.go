@@ -2,54 +2,22 @@ package backupfmt
 
 import (
 	"bytes"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/stretchr/testify/require"
 
-	"github.com/minio/minio-go/v7"
-	"github.com/minio/minio-go/v7/pkg/credentials"
-
 	"github.com/erlmcp/erlmcp/backupfmt/keys"
 	"github.com/erlmcp/erlmcp/backupfmt/store"
+	"github.com/erlmcp/erlmcp/test/s3server"
 )
 
 // s3 starts a real S3 server with a bucket and returns the store in it.
 func s3(t *testing.T) store.Store {
 	t.Helper()
-	bin := os.Getenv("ERLMCP_TEST_VERSITYGW")
-	if bin == "" {
-		var err error
-		if bin, err = exec.LookPath("versitygw"); err != nil {
-			home, _ := os.UserHomeDir()
-			bin = filepath.Join(home, "go", "bin", "versitygw")
-		}
-	}
-	if _, err := os.Stat(bin); err != nil {
-		require.Empty(t, os.Getenv("CI"), "the S3 server for the tests is missing; make test installs it")
-		t.Skip("no S3 server to test with; go install github.com/versity/versitygw/cmd/versitygw@v1.8.0")
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	addr := l.Addr().String()
-	require.NoError(t, l.Close())
-	cmd := exec.Command(bin, "--access", "AKIATESTTESTTEST", "--secret", "test-secret-test", "--port", addr, "--quiet", "posix", "--sidecar", t.TempDir(), t.TempDir())
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	require.Eventually(t, func() bool {
-		c, err := net.Dial("tcp", addr)
-		return err == nil && c.Close() == nil
-	}, 30*time.Second, 10*time.Millisecond)
-	c, err := minio.New(addr, &minio.Options{Creds: credentials.NewStaticV4("AKIATESTTESTTEST", "test-secret-test", ""), Region: "us-east-1"})
-	require.NoError(t, err)
-	require.NoError(t, c.MakeBucket(t.Context(), "backups", minio.MakeBucketOptions{}))
+	addr := s3server.Start(t, "backups")
 	st, err := store.OpenS3(t.Context(), store.S3Options{
-		Endpoint: addr, Insecure: true, Bucket: "backups", Prefix: "site/a", AccessKey: "AKIATESTTESTTEST", SecretKey: "test-secret-test",
+		Endpoint: addr, Insecure: true, Bucket: "backups", Prefix: "site/a", AccessKey: s3server.AccessKey, SecretKey: s3server.SecretKey,
 	})
 	require.NoError(t, err)
 	return st

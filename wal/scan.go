@@ -77,6 +77,9 @@ type scanner struct {
 	chain  *chainer
 	pos    position
 	plain  []byte // decrypted body
+	// What checkRecords met in the newest batch; reused for the next one.
+	offsets  []uint32
+	controls []controlEvent
 	// unchained: the chain value at pos is unknown (damage was stepped over);
 	// the next batch is checked in itself only.
 	unchained bool
@@ -104,6 +107,9 @@ type scannedBatch struct {
 	trailer batchTrailer
 	raw     []byte // header through trailer
 	body    []byte // records, decrypted; nil if encrypted and no key is at hand
+	// Where the entries begin in a plain segment file, and the control records; both empty if body is nil.
+	offsets  []uint32
+	controls []controlEvent
 }
 
 // badBatch says why the bytes at a position are no valid batch. It is not an
@@ -172,7 +178,8 @@ func (s *scanner) read(p position) (b scannedBatch, after position, err error) {
 		return b, p, err
 	}
 	after.nextIndex = b.trailer.lastIndex + 1
-	return b, after, s.checkRecords(&b, p.nextIndex)
+	err = s.checkRecords(&b, p.nextIndex) // before the return: it completes b
+	return b, after, err
 }
 
 func (s *scanner) checkTrailer(b *scannedBatch, p position) (err error) {
@@ -211,32 +218,39 @@ func (s *scanner) openBody(b *scannedBatch) error {
 	return nil
 }
 
-// checkRecords walks the records: CRCs, count, ascending indexes that match
-// the trailer.
+// checkRecords walks the records once: CRCs, count, ascending indexes that
+// match the trailer. It notes where the entries are.
 func (s *scanner) checkRecords(b *scannedBatch, next uint64) error {
 	if b.body == nil {
 		return nil // encrypted, no key: the chain vouches for the bytes
 	}
 	var count uint32
-	first := next
-	for body := b.body; len(body) > 0; count++ {
-		r, n, err := decodeRecord(body, s.seed)
+	first, at := next, 0
+	offsets, controls := s.offsets[:0], s.controls[:0]
+	for ; at < len(b.body); count++ {
+		r, n, err := decodeRecord(b.body[at:], s.seed)
 		if err != nil {
 			return bad("record %d of the batch is invalid", count+1)
 		}
-		body = body[n:]
 		switch {
 		case !r.control && r.index != next:
 			return bad("record carries index %d where %d belongs", r.index, next)
 		case !r.control:
 			next++
+			offsets = append(offsets, uint32(b.offset)+batchHeaderSize+uint32(at))
 		case r.controlOp() == controlNext:
 			// The segment was opened for the jump: its header agrees.
 			if len(r.data) != 8 || binary.LittleEndian.Uint64(r.data) != next {
 				return bad("jump record does not fit the segment's first index")
 			}
 		}
+		if r.control {
+			controls = append(controls, controlEvent{r.controlOp(), r.data})
+		}
+		at += n
 	}
+	s.offsets, s.controls = offsets, controls
+	b.offsets, b.controls = offsets, controls
 	if count != b.header.count || first != b.trailer.firstIndex || next != b.trailer.lastIndex+1 {
 		return bad("records and trailer disagree on count or indexes")
 	}

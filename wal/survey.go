@@ -436,9 +436,7 @@ func (f *segmentFile) scan(failed uint64) error {
 		if err != nil {
 			return err
 		}
-		if err := f.note(sc, &b); err != nil {
-			return err
-		}
+		f.note(&b)
 	}
 	f.end = sc.pos
 	var err error
@@ -452,20 +450,16 @@ func (f *segmentFile) scan(failed uint64) error {
 }
 
 // note collects what the running log needs to know of a verified batch.
-func (f *segmentFile) note(sc *scanner, b *scannedBatch) error {
+func (f *segmentFile) note(b *scannedBatch) {
 	f.batches = append(f.batches, batchRef{uint32(b.offset), uint32(len(b.raw)), b.trailer.firstIndex})
 	f.entries += b.trailer.lastIndex + 1 - b.trailer.firstIndex
 	f.records += uint64(b.header.count)
-	return sc.records(b, func(r record, offset int64) error {
-		if !r.control {
-			if b.header.flags&flagEncrypted == 0 {
-				f.offsets = append(f.offsets, uint32(offset))
-			}
-			return nil
-		}
-		f.controls = append(f.controls, controlEvent{r.controlOp(), slices.Clone(r.data)})
-		return nil
-	})
+	if b.header.flags&flagEncrypted == 0 {
+		f.offsets = append(f.offsets, b.offsets...)
+	}
+	for _, c := range b.controls {
+		f.controls = append(f.controls, controlEvent{c.op, slices.Clone(c.data)})
+	}
 }
 
 // checkFooter compares the footer with the batches it describes.

@@ -5,11 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,58 +16,19 @@ import (
 
 	"github.com/erlmcp/erlmcp/backupfmt/store"
 	"github.com/erlmcp/erlmcp/backupfmt/store/storetest"
+	"github.com/erlmcp/erlmcp/test/s3server"
 )
-
-const (
-	s3Access = "AKIATESTTESTTEST"
-	s3Secret = "test-secret-test-secret"
-	// gateway is a real S3 server used as a test tool.
-	gateway = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
-)
-
-// startS3 starts a real S3 server on a fresh directory and returns its address.
-func startS3(t *testing.T) string {
-	t.Helper()
-	bin := os.Getenv("ERLMCP_TEST_VERSITYGW")
-	if bin == "" {
-		var err error
-		if bin, err = exec.LookPath("versitygw"); err != nil {
-			home, _ := os.UserHomeDir()
-			bin = filepath.Join(home, "go", "bin", "versitygw")
-		}
-	}
-	if _, err := os.Stat(bin); err != nil {
-		require.Empty(t, os.Getenv("CI"), "the S3 server for the tests is missing; make test installs it")
-		t.Skipf("no S3 server to test with; go install %s", gateway)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	addr := l.Addr().String()
-	require.NoError(t, l.Close())
-	root := t.TempDir()
-	cmd := exec.Command(bin, "--access", s3Access, "--secret", s3Secret, "--port", addr, "--quiet", "posix", "--sidecar", t.TempDir(), root)
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	require.Eventually(t, func() bool {
-		c, err := net.Dial("tcp", addr)
-		if err != nil {
-			return false
-		}
-		return c.Close() == nil
-	}, 30*time.Second, 10*time.Millisecond, "the S3 server does not listen")
-	return addr
-}
 
 func bucket(t *testing.T, addr, name string) store.S3Options {
 	t.Helper()
-	c, err := minio.New(addr, &minio.Options{Creds: credentials.NewStaticV4(s3Access, s3Secret, ""), Region: "us-east-1"})
+	c, err := minio.New(addr, &minio.Options{Creds: credentials.NewStaticV4(s3server.AccessKey, s3server.SecretKey, ""), Region: s3server.Region})
 	require.NoError(t, err)
 	require.NoError(t, c.MakeBucket(t.Context(), name, minio.MakeBucketOptions{}))
-	return store.S3Options{Endpoint: addr, Insecure: true, Bucket: name, AccessKey: s3Access, SecretKey: s3Secret, Retries: 3}
+	return store.S3Options{Endpoint: addr, Insecure: true, Bucket: name, AccessKey: s3server.AccessKey, SecretKey: s3server.SecretKey, Retries: 3}
 }
 
 func TestS3Conforms(t *testing.T) {
-	addr := startS3(t)
+	addr := s3server.Start(t)
 	n := 0
 	storetest.Run(t, func(t *testing.T) store.Store {
 		n++
@@ -86,7 +43,7 @@ func TestS3Conforms(t *testing.T) {
 }
 
 func TestS3SaysWhatIsWrongWithTheTarget(t *testing.T) {
-	addr := startS3(t)
+	addr := s3server.Start(t)
 	good := bucket(t, addr, "repo")
 	o := good
 	o.Bucket = "missing"
@@ -143,7 +100,7 @@ func (f *flaky) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func TestS3RepeatsWhatTheServerOrTheNetworkDropped(t *testing.T) {
-	addr := startS3(t)
+	addr := s3server.Start(t)
 	o := bucket(t, addr, "repo")
 	f := &flaky{mode: func(n int64, _ *http.Request) string { return []string{"", "refuse", "", "lose"}[n%4] }}
 	o.Transport = f
@@ -165,7 +122,7 @@ func TestS3RepeatsWhatTheServerOrTheNetworkDropped(t *testing.T) {
 }
 
 func TestS3NeverReturnsAPartOfAnObject(t *testing.T) {
-	addr := startS3(t)
+	addr := s3server.Start(t)
 	o := bucket(t, addr, "repo")
 	s, err := store.OpenS3(t.Context(), o)
 	require.NoError(t, err)

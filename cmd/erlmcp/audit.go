@@ -5,19 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
-	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
-	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
-	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/node"
-	"github.com/erlmcp/erlmcp/config"
 	"github.com/erlmcp/erlmcp/mcp"
 )
 
@@ -42,7 +34,7 @@ func (a *app) auditCommand() *cobra.Command {
 		Example: "  erlmcp audit --since 1h --outcome denied\n  erlmcp audit --principal ci --tool andon_trigger --limit 1000 --json | jq -s 'length'",
 		Args:    cobra.NoArgs,
 	}
-	s := a.settingFlags(cmd, dataFlag)
+	s := a.settingFlags(cmd, dataFlag, dataKeyFileFlag)
 	f := cmd.Flags()
 	f.StringVar(&since, "since", "", "records from this `TIME` on: RFC 3339, or a duration before now such as 90m")
 	f.StringVar(&until, "until", "", "records before this `TIME`")
@@ -70,7 +62,7 @@ func (a *app) auditCommand() *cobra.Command {
 		if !asJSON {
 			fmt.Fprintln(w, "TIME\tPRINCIPAL\tTOOL\tOUTCOME\tMS\tARGUMENTS\tSESSION\tREQUEST\tTRACE")
 		}
-		err = a.readAudit(cmd.Context(), cfg, q, func(rec mcp.AuditRecord) error {
+		print := func(rec mcp.AuditRecord) error {
 			if asJSON {
 				return json.NewEncoder(a.out).Encode(rec)
 			}
@@ -81,40 +73,11 @@ func (a *app) auditCommand() *cobra.Command {
 			_, err := fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.1f\t%.12s\t%s\t%s\t%s\n", rec.Time.Format("2006-01-02T15:04:05.000Z07:00"),
 				harmless(rec.Principal), harmless(rec.Tool), outcome, rec.Millis, rec.Arguments, rec.Session, harmless(rec.RequestID), rec.TraceID)
 			return err
-		})
+		}
+		err = a.onRuntime(cmd.Context(), cmd.Context(), cfg, false, func(ctx context.Context, from source) error { return from.Audit(ctx, q, print) })
 		return errors.Join(err, w.Flush())
 	}
 	return cmd
-}
-
-// readAudit asks the running server, or reads the directory of a stopped one.
-func (a *app) readAudit(ctx context.Context, cfg *config.Config, q mcp.AuditQuery, fn func(mcp.AuditRecord) error) error {
-	err := admin.NewClient(cfg.DataDir).Audit(ctx, q, fn)
-	if !errors.Is(err, admin.ErrNoServer) {
-		return err
-	}
-	if _, err := os.Stat(filepath.Join(cfg.DataDir, "FORMAT")); errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%s: %w", cfg.DataDir, integrity.ErrNothingThere) // opening would create it
-	}
-	key, err := cfg.DataKey(a.environ, nil)
-	if err != nil {
-		return err
-	}
-	stopped, err := node.OpenStopped(cfg, key, false)
-	if err != nil {
-		return err
-	}
-	return errors.Join(stopped.Audit(ctx, q, fn), stopped.Close())
-}
-
-// harmless keeps what clients chose from steering the terminal.
-func harmless(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return '\uFFFD'
-	}, text)
 }
 
 // pointInTime reads RFC 3339, or a duration before now.

@@ -3,56 +3,21 @@ package main
 import (
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/erlmcp/erlmcp/ops/backup"
+	"github.com/erlmcp/erlmcp/test/s3server"
 )
-
-const s3Access, s3Secret = "AKIATESTTESTTEST", "test-secret-test-secret"
-
-// startS3 runs a real S3 server with the bucket "vault" and returns its address.
-func startS3(t *testing.T) string {
-	t.Helper()
-	bin := os.Getenv("ERLMCP_TEST_VERSITYGW")
-	if bin == "" {
-		var err error
-		if bin, err = exec.LookPath("versitygw"); err != nil {
-			home, _ := os.UserHomeDir()
-			bin = filepath.Join(home, "go", "bin", "versitygw")
-		}
-	}
-	if _, err := os.Stat(bin); err != nil {
-		require.Empty(t, os.Getenv("CI"), "the S3 server for the tests is missing; make test installs it")
-		t.Skip("no S3 server to test with; make test installs one")
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	addr := l.Addr().String()
-	require.NoError(t, l.Close())
-	root := t.TempDir()
-	require.NoError(t, os.Mkdir(filepath.Join(root, "vault"), 0o700)) // a folder is a bucket
-	cmd := exec.Command(bin, "--access", s3Access, "--secret", s3Secret, "--port", addr, "--quiet", "posix", "--sidecar", t.TempDir(), root)
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	require.Eventually(t, func() bool {
-		c, err := net.Dial("tcp", addr)
-		return err == nil && c.Close() == nil
-	}, patience, 10*time.Millisecond)
-	return addr
-}
 
 // faults stands between a client and the S3 server, and spoils every so many requests, each in the next way of its list.
 type faults struct {
@@ -112,11 +77,11 @@ func hangUp(w http.ResponseWriter, text string) {
 }
 
 func TestBackupsToABucketSurviveABadLine(t *testing.T) {
-	addr := startS3(t)
+	addr := s3server.Start(t, "vault")
 	f, proxy := startFaults(t, addr)
 	base := t.TempDir()
 	data := filepath.Join(base, "data")
-	creds := []string{"AWS_ACCESS_KEY_ID=" + s3Access, "AWS_SECRET_ACCESS_KEY=" + s3Secret, "ERLMCP_BACKUP_ENCRYPTION_KEY=the right passphrase"}
+	creds := []string{"AWS_ACCESS_KEY_ID=" + s3server.AccessKey, "AWS_SECRET_ACCESS_KEY=" + s3server.SecretKey, "ERLMCP_BACKUP_ENCRYPTION_KEY=the right passphrase"}
 	env := environment(t, creds...)
 	repo := "s3://vault/site/a?endpoint=http://" + proxy
 	ok := func(args ...string) result {

@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -14,9 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
-	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
-	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/node"
-	"github.com/erlmcp/erlmcp/config"
 	"github.com/erlmcp/erlmcp/mcp"
 )
 
@@ -27,28 +21,6 @@ When a server runs on the directory the commands ask it. Otherwise they open the
 change nothing in it.
 
 Who knows a session's id and can pass for its principal can use it: treat the ids like passwords.`
-
-// sessions is where the commands find sessions: a running server, or a stopped directory.
-type sessions interface {
-	ListSessions(ctx context.Context, after string, limit int) ([]mcp.SessionInfo, error)
-	Session(ctx context.Context, id string) (mcp.SessionInfo, error)
-	TerminateSession(ctx context.Context, id string) error
-}
-
-// sessionFlags are the flags of every session command.
-type sessionFlags struct {
-	a      *app
-	s      *settings
-	asJSON bool
-	wait   time.Duration
-}
-
-func (a *app) sessionFlags(cmd *cobra.Command) *sessionFlags {
-	f := &sessionFlags{a: a, s: a.settingFlags(cmd, dataFlag, dataKeyFileFlag)}
-	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print JSON")
-	cmd.Flags().DurationVar(&f.wait, "timeout", 10*time.Second, "longest wait for a running server's answer")
-	return f
-}
 
 func (a *app) sessionCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -75,7 +47,7 @@ func (a *app) sessionListCommand() *cobra.Command {
   erlmcp session list --json | jq -r '.sessions[] | select(.in_memory) | .id'`,
 		Args: cobra.NoArgs,
 	}
-	f := a.sessionFlags(cmd)
+	f := a.reachFlags(cmd)
 	cmd.Flags().StringVar(&principal, "principal", "", "only sessions of this principal, `NAME`")
 	cmd.Flags().IntVar(&limit, "limit", 0, "print at most `N` sessions (default: all)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -83,7 +55,7 @@ func (a *app) sessionListCommand() *cobra.Command {
 			return errUsage("--limit is %d, want 0 or more", limit)
 		}
 		var found []mcp.SessionInfo
-		err := f.with(cmd, false, func(ctx context.Context, from sessions) error {
+		err := f.with(cmd, false, func(ctx context.Context, from source) error {
 			return eachSession(ctx, from, func(s mcp.SessionInfo) bool {
 				if principal == "" || s.Principal == principal {
 					found = append(found, s)
@@ -113,11 +85,11 @@ func (a *app) sessionShowCommand() *cobra.Command {
 		Example: "  erlmcp session show hEq5XQ",
 		Args:    cobra.ExactArgs(1),
 	}
-	f := a.sessionFlags(cmd)
-	cmd.ValidArgsFunction = f.complete
+	f := a.reachFlags(cmd)
+	cmd.ValidArgsFunction = f.complete(eachSessionID)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var info mcp.SessionInfo
-		err := f.with(cmd, false, func(ctx context.Context, from sessions) (err error) {
+		err := f.with(cmd, false, func(ctx context.Context, from source) (err error) {
 			id, err := findSession(ctx, from, args[0])
 			if err == nil {
 				info, err = from.Session(ctx, id)
@@ -143,11 +115,11 @@ func (a *app) sessionTerminateCommand() *cobra.Command {
 		Example: "  erlmcp session terminate hEq5XQ",
 		Args:    cobra.ExactArgs(1),
 	}
-	f := a.sessionFlags(cmd)
-	cmd.ValidArgsFunction = f.complete
+	f := a.reachFlags(cmd)
+	cmd.ValidArgsFunction = f.complete(eachSessionID)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var id string
-		err := f.with(cmd, true, func(ctx context.Context, from sessions) (err error) {
+		err := f.with(cmd, true, func(ctx context.Context, from source) (err error) {
 			if id, err = findSession(ctx, from, args[0]); err != nil {
 				return err
 			}
@@ -165,92 +137,19 @@ func (a *app) sessionTerminateCommand() *cobra.Command {
 	return cmd
 }
 
-// with runs fn on the sessions of the running server, or of the directory when there is none.
-func (f *sessionFlags) with(cmd *cobra.Command, change bool, fn func(ctx context.Context, from sessions) error) error {
-	cfg, err := f.s.load(cmd)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), f.wait)
-	defer cancel()
-	err = fn(ctx, admin.NewClient(cfg.DataDir))
-	if !errors.Is(err, admin.ErrNoServer) {
-		return err
-	}
-	return f.onStopped(cmd.Context(), cfg, change, fn)
-}
-
-func (f *sessionFlags) onStopped(ctx context.Context, cfg *config.Config, change bool, fn func(ctx context.Context, from sessions) error) error {
-	if _, err := os.Stat(filepath.Join(cfg.DataDir, "FORMAT")); errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%s: %w", cfg.DataDir, integrity.ErrNothingThere) // opening would create it
-	}
-	key, err := cfg.DataKey(f.a.environ, nil)
-	if err != nil {
-		return err
-	}
-	stopped, err := node.OpenStopped(cfg, key, change)
-	if err != nil {
-		return err
-	}
-	return errors.Join(fn(ctx, stopped), stopped.Close())
-}
-
-// complete proposes the ids of the running server's sessions.
-func (f *sessionFlags) complete(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
-	cfg, err := f.s.load(cmd)
-	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	var ids []string
-	_ = eachSession(ctx, admin.NewClient(cfg.DataDir), func(s mcp.SessionInfo) bool { // no server: nothing to propose
-		if strings.HasPrefix(s.ID, prefix) {
-			ids = append(ids, s.ID+"\t"+s.Client)
-		}
-		return len(ids) < 100
-	})
-	return ids, cobra.ShellCompDirectiveNoFileComp
-}
-
 // eachSession calls fn for every session until it returns false.
-func eachSession(ctx context.Context, from sessions, fn func(mcp.SessionInfo) bool) error {
-	const page = 1000
-	for after := ""; ; {
-		list, err := from.ListSessions(ctx, after, page)
-		if err != nil {
-			return err
-		}
-		for _, s := range list {
-			if !fn(s) {
-				return nil
-			}
-		}
-		if len(list) < page {
-			return nil
-		}
-		after = list[len(list)-1].ID
-	}
+func eachSession(ctx context.Context, from source, fn func(mcp.SessionInfo) bool) error {
+	list := func(after string, limit int) ([]mcp.SessionInfo, error) { return from.ListSessions(ctx, after, limit) }
+	return eachOf(list, func(s mcp.SessionInfo) string { return s.ID }, fn)
+}
+
+func eachSessionID(ctx context.Context, from source, fn func(id, about string) bool) error {
+	return eachSession(ctx, from, func(s mcp.SessionInfo) bool { return fn(s.ID, s.Client) })
 }
 
 // findSession returns the one id that begins so.
-func findSession(ctx context.Context, from sessions, prefix string) (string, error) {
-	var found []string
-	err := eachSession(ctx, from, func(s mcp.SessionInfo) bool {
-		if strings.HasPrefix(s.ID, prefix) {
-			found = append(found, s.ID)
-		}
-		return len(found) < 2
-	})
-	switch {
-	case err != nil:
-		return "", err
-	case len(found) == 0:
-		return "", fmt.Errorf("session %q: %w; `erlmcp session list` shows those that exist", prefix, mcp.ErrNoSession)
-	case len(found) > 1:
-		return "", fmt.Errorf("more than one session begins with %q: give more of the id", prefix)
-	}
-	return found[0], nil
+func findSession(ctx context.Context, from source, prefix string) (string, error) {
+	return findOne("session", prefix, mcp.ErrNoSession, func(fn func(id, about string) bool) error { return eachSessionID(ctx, from, fn) })
 }
 
 func printSessions(out io.Writer, list []mcp.SessionInfo) error {
@@ -297,13 +196,8 @@ func printSession(out io.Writer, s mcp.SessionInfo) error {
 	return w.Flush()
 }
 
-// clientText quotes what a client says about itself when it holds more than plain text.
 func clientText(s mcp.SessionInfo) string {
-	text := strings.TrimSpace(s.Client + " " + s.ClientVersion)
-	if quoted := fmt.Sprintf("%q", text); quoted != `"`+text+`"` {
-		return quoted
-	}
-	return text
+	return harmless(strings.TrimSpace(s.Client + " " + s.ClientVersion))
 }
 
 func timeText(t time.Time) string { return t.UTC().Format(time.RFC3339) }

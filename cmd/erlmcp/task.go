@@ -2,22 +2,15 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
-	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
-	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/node"
-	"github.com/erlmcp/erlmcp/config"
 	"github.com/erlmcp/erlmcp/mcp"
 )
 
@@ -29,21 +22,6 @@ When a server runs on the directory the commands ask it. Otherwise they open the
 nothing in it. The beginning of an id is enough where no other task's begins so.
 
 Exit codes: 0 done; 1 it could not be done (no such task, not in a state for it, the directory cannot be read); 2 wrong usage.`
-
-// taskFlags are the flags of every task command.
-type taskFlags struct {
-	a      *app
-	s      *settings
-	asJSON bool
-	wait   time.Duration
-}
-
-func (a *app) taskFlags(cmd *cobra.Command) *taskFlags {
-	f := &taskFlags{a: a, s: a.settingFlags(cmd, dataFlag, dataKeyFileFlag)}
-	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print JSON")
-	cmd.Flags().DurationVar(&f.wait, "timeout", 10*time.Second, "longest wait for a running server's answer")
-	return f
-}
 
 func (a *app) taskCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -83,7 +61,7 @@ func (a *app) taskListCommand() *cobra.Command {
   erlmcp task list --json --tool store_verify | jq -r '.tasks[].id'`,
 		Args: cobra.NoArgs,
 	}
-	f := a.taskFlags(cmd)
+	f := a.reachFlags(cmd)
 	cmd.Flags().StringVar(&status, "status", "", "only tasks in this `STATUS`: "+strings.Join(states, ", "))
 	cmd.Flags().StringVar(&filter.Tool, "tool", "", "only tasks of this tool, `NAME`")
 	cmd.Flags().StringVar(&filter.Principal, "principal", "", "only tasks of this principal, `NAME`")
@@ -98,7 +76,7 @@ func (a *app) taskListCommand() *cobra.Command {
 			return errUsage("--limit is %d, want 0 or more", limit)
 		}
 		found := []mcp.TaskInfo{} // null is not a list
-		err := f.with(cmd, false, func(ctx context.Context, from admin.Tasks) error {
+		err := f.with(cmd, false, func(ctx context.Context, from source) error {
 			return eachTask(ctx, from, filter, func(t mcp.TaskInfo) bool {
 				found = append(found, t)
 				return limit == 0 || len(found) < limit
@@ -123,10 +101,10 @@ func (a *app) taskShowCommand() *cobra.Command {
 		Example: "  erlmcp task show HQ3KZ",
 		Args:    cobra.ExactArgs(1),
 	}
-	f := a.taskFlags(cmd)
-	cmd.ValidArgsFunction = f.complete
+	f := a.reachFlags(cmd)
+	cmd.ValidArgsFunction = f.complete(eachTaskID)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		info, err := f.one(cmd, args[0], false, admin.Tasks.Task)
+		info, err := oneTask(f, cmd, args[0], false, admin.Tasks.Task)
 		if err != nil {
 			return err
 		}
@@ -141,10 +119,10 @@ func (a *app) taskShowCommand() *cobra.Command {
 // taskChangeCommand completes a command that changes one task.
 func (a *app) taskChangeCommand(cmd *cobra.Command, change func(admin.Tasks, context.Context, string) (mcp.TaskInfo, error)) *cobra.Command {
 	cmd.Args = cobra.ExactArgs(1)
-	f := a.taskFlags(cmd)
-	cmd.ValidArgsFunction = f.complete
+	f := a.reachFlags(cmd)
+	cmd.ValidArgsFunction = f.complete(eachTaskID)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		info, err := f.one(cmd, args[0], true, change)
+		info, err := oneTask(f, cmd, args[0], true, change)
 		if err != nil {
 			return err
 		}
@@ -164,10 +142,10 @@ func inParentheses(text string) string {
 	return " (" + text + ")"
 }
 
-// one finds a task by the beginning of its id and does something with it.
-func (f *taskFlags) one(cmd *cobra.Command, prefix string, change bool, do func(admin.Tasks, context.Context, string) (mcp.TaskInfo, error)) (info mcp.TaskInfo, err error) {
-	err = f.with(cmd, change, func(ctx context.Context, from admin.Tasks) error {
-		id, err := findTask(ctx, from, strings.ToUpper(prefix))
+// oneTask finds a task by the beginning of its id and does something with it.
+func oneTask(f *reach, cmd *cobra.Command, prefix string, change bool, do func(admin.Tasks, context.Context, string) (mcp.TaskInfo, error)) (info mcp.TaskInfo, err error) {
+	err = f.with(cmd, change, func(ctx context.Context, from source) error {
+		id, err := findOne("task", strings.ToUpper(prefix), mcp.ErrNoTask, func(fn func(id, about string) bool) error { return eachTaskID(ctx, from, fn) })
 		if err == nil {
 			info, err = do(from, ctx, id)
 		}
@@ -176,92 +154,16 @@ func (f *taskFlags) one(cmd *cobra.Command, prefix string, change bool, do func(
 	return info, err
 }
 
-// with runs fn on the tasks of the running server, or of the directory when there is none.
-func (f *taskFlags) with(cmd *cobra.Command, change bool, fn func(ctx context.Context, from admin.Tasks) error) error {
-	cfg, err := f.s.load(cmd)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), f.wait)
-	defer cancel()
-	err = fn(ctx, admin.NewClient(cfg.DataDir))
-	if !errors.Is(err, admin.ErrNoServer) {
-		return err
-	}
-	return f.onStopped(cmd.Context(), cfg, change, fn)
-}
-
-func (f *taskFlags) onStopped(ctx context.Context, cfg *config.Config, change bool, fn func(ctx context.Context, from admin.Tasks) error) error {
-	if _, err := os.Stat(filepath.Join(cfg.DataDir, "FORMAT")); errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%s: %w", cfg.DataDir, integrity.ErrNothingThere) // opening would create it
-	}
-	key, err := cfg.DataKey(f.a.environ, nil)
-	if err != nil {
-		return err
-	}
-	stopped, err := node.OpenStopped(cfg, key, change)
-	if err != nil {
-		return err
-	}
-	return errors.Join(fn(ctx, stopped), stopped.Close())
-}
-
-// complete proposes the ids of the running server's tasks.
-func (f *taskFlags) complete(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
-	cfg, err := f.s.load(cmd)
-	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	var ids []string
-	_ = eachTask(ctx, admin.NewClient(cfg.DataDir), mcp.TaskFilter{}, func(t mcp.TaskInfo) bool { // no server: nothing to propose
-		if strings.HasPrefix(t.ID, strings.ToUpper(prefix)) {
-			ids = append(ids, t.ID+"\t"+t.Tool+", "+string(t.Status))
-		}
-		return len(ids) < 100
-	})
-	return ids, cobra.ShellCompDirectiveNoFileComp
-}
-
 // eachTask calls fn for every task until it returns false.
-func eachTask(ctx context.Context, from admin.Tasks, filter mcp.TaskFilter, fn func(mcp.TaskInfo) bool) error {
-	const page = 1000
-	for after := ""; ; {
-		list, err := from.ListTasks(ctx, after, page, filter)
-		if err != nil {
-			return err
-		}
-		for _, t := range list {
-			if !fn(t) {
-				return nil
-			}
-		}
-		if len(list) < page {
-			return nil
-		}
-		after = list[len(list)-1].ID
+func eachTask(ctx context.Context, from source, filter mcp.TaskFilter, fn func(mcp.TaskInfo) bool) error {
+	list := func(after string, limit int) ([]mcp.TaskInfo, error) {
+		return from.ListTasks(ctx, after, limit, filter)
 	}
+	return eachOf(list, func(t mcp.TaskInfo) string { return t.ID }, fn)
 }
 
-// findTask returns the one id that begins so.
-func findTask(ctx context.Context, from admin.Tasks, prefix string) (string, error) {
-	var found []string
-	err := eachTask(ctx, from, mcp.TaskFilter{}, func(t mcp.TaskInfo) bool {
-		if strings.HasPrefix(t.ID, prefix) {
-			found = append(found, t.ID)
-		}
-		return len(found) < 2
-	})
-	switch {
-	case err != nil:
-		return "", err
-	case len(found) == 0:
-		return "", fmt.Errorf("task %q: %w; `erlmcp task list` shows those that exist", prefix, mcp.ErrNoTask)
-	case len(found) > 1:
-		return "", fmt.Errorf("more than one task begins with %q: give more of the id", prefix)
-	}
-	return found[0], nil
+func eachTaskID(ctx context.Context, from source, fn func(id, about string) bool) error {
+	return eachTask(ctx, from, mcp.TaskFilter{}, func(t mcp.TaskInfo) bool { return fn(t.ID, t.Tool+", "+string(t.Status)) })
 }
 
 func printTasks(out io.Writer, list []mcp.TaskInfo) error {
@@ -272,31 +174,6 @@ func printTasks(out io.Writer, list []mcp.TaskInfo) error {
 			t.Created.Format(time.RFC3339), t.Updated.Format(time.RFC3339), t.Attempt, oneLine(t.Message))
 	}
 	return w.Flush()
-}
-
-// oneLine shortens a message and hides what would change the terminal.
-func oneLine(text string) string {
-	quoted := fmt.Sprintf("%q", text)
-	if quoted == `"`+text+`"` {
-		quoted = text
-	}
-	if r := []rune(quoted); len(r) > 80 {
-		return string(r[:79]) + "…"
-	}
-	return quoted
-}
-
-// printable writes what would change the terminal as JSON escapes.
-func printable(text []byte) string {
-	var b strings.Builder
-	for _, r := range string(text) {
-		if unicode.IsPrint(r) {
-			b.WriteRune(r)
-		} else {
-			fmt.Fprintf(&b, "\\u%04x", r)
-		}
-	}
-	return b.String()
 }
 
 func printTask(out io.Writer, t mcp.TaskInfo) error {
@@ -323,7 +200,7 @@ func printTask(out io.Writer, t mcp.TaskInfo) error {
 	for _, key := range t.Asks {
 		row("asks", "%s", key)
 	}
-	row("arguments", "%s", printable(t.Arguments))
+	row("arguments", "%s", harmless(string(t.Arguments)))
 	for i, s := range t.Steps {
 		text := fmt.Sprintf("%s %q, %s", s.Kind, s.Name, s.At.Format(time.RFC3339))
 		if s.Until != nil {
@@ -337,7 +214,7 @@ func printTask(out io.Writer, t mcp.TaskInfo) error {
 		row(fmt.Sprintf("journal %d", i), "%s", text)
 	}
 	if len(t.Result) > 0 {
-		row("result", "%s", printable(t.Result))
+		row("result", "%s", harmless(string(t.Result)))
 	}
 	if t.Error != nil {
 		row("error", "%d: %s", t.Error.Code, oneLine(t.Error.Message))

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
+	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
 	"github.com/erlmcp/erlmcp/config"
 	"github.com/erlmcp/erlmcp/engine"
 	"github.com/erlmcp/erlmcp/mcp"
@@ -58,8 +61,12 @@ type Stopped struct {
 	store *engine.Store
 }
 
-// OpenStopped opens the directory as a server would, for reading only unless change is set.
+// OpenStopped opens the directory as a server would, for reading only unless change is set. Where there is no store the error wraps
+// [integrity.ErrNothingThere] and nothing is created.
 func OpenStopped(cfg *config.Config, key []byte, change bool) (*Stopped, error) {
+	if _, err := os.Stat(filepath.Join(cfg.DataDir, "FORMAT")); errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", cfg.DataDir, integrity.ErrNothingThere)
+	}
 	options := EngineOptions(cfg, key, slog.New(slog.DiscardHandler))
 	options.ReadOnly = !change
 	options.SweepInterval = -1
