@@ -42,7 +42,7 @@ FAILOVERS    ?= 100
 SOAKFLAGS    ?=
 BENCHFLAGS   ?=
 
-.PHONY: cluster failover help build serve test lint conformance conversations fuzz crash corruption soak bench bench-wal install clean
+.PHONY: cluster failover failures help build serve test lint conformance conversations fuzz crash corruption soak bench bench-wal install clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-13s %s\n' "$$t" "$$d"; done
@@ -117,6 +117,9 @@ cluster: build ## three members on the loopback with TLS; prints what to try; Ct
 
 failover: ## kill -9 the leader FAILOVERS (100) times under load: nothing lost, the gaps
 	ERLMCP_TEST_FAILOVERS=$(FAILOVERS) $(GO) test -count=1 -timeout 0 -run 'LeaderIsKilled' -v $(TESTFLAGS) ./test/cluster
+
+failures: ## split, flapping, lossy and slow networks, full disks, frozen leaders, for minutes each (root and network namespaces)
+	ERLMCP_TEST_CLUSTER=long $(GO) test -count=1 -timeout 0 -run 'Fabric|Isolated|BadNetwork|FarAway|DiskFull|Frozen|Rolling' -v $(TESTFLAGS) ./test/cluster
 
 bench: ## all benchmark tables (about 15 minutes; an idle machine, please)
 	cd bench && for table in wal engine recovery restart damage; do $(GO) run . $$table $(BENCHFLAGS); done

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -25,13 +26,13 @@ func rounds(t *testing.T) int {
 	return n
 }
 
-// gap is how long it takes until a change that is begun now is acknowledged by any other member.
-func (f *fleet) gap(key string) time.Duration {
+// gap is how long it takes until a change that is begun now, on a member (at), is acknowledged by any.
+func (f *fleet) gap(key string, at int) time.Duration {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), process.Patience)
 	defer cancel()
 	began := time.Now()
-	require.NoError(f.t, f.write(ctx, key, 0))
+	require.NoError(f.t, f.write(ctx, key, at))
 	return time.Since(began)
 }
 
@@ -42,16 +43,33 @@ func TestLeaderIsKilledAndNothingAcknowledgedIsLost(t *testing.T) {
 	for i := range rounds(t) {
 		l := f.leader()
 		f.kill(l)
-		gaps = append(gaps, f.gap(fmt.Sprintf("gap-%d", i)))
+		gaps = append(gaps, f.gap(fmt.Sprintf("gap-%d", i), f.indexOf(l)+1))
 		f.start(l)
 	}
 	end()
+	all := fmt.Sprint(gaps)
 	slices.Sort(gaps)
 	t.Logf("leader kill -9 to the next acknowledged change, %d times: median %v, max %v", len(gaps), gaps[len(gaps)/2], gaps[len(gaps)-1])
 	if len(gaps) >= 20 {
-		t.Logf("all: %v", gaps)
+		t.Logf("in order: %s\n%s", all, histogram(gaps))
 	}
 	f.check()
+}
+
+// histogram draws sorted durations in steps of 100 ms.
+func histogram(sorted []time.Duration) string {
+	const step = 100 * time.Millisecond
+	var b strings.Builder
+	for from, i := time.Duration(0), 0; i < len(sorted); from += step {
+		n := 0
+		for ; i < len(sorted) && sorted[i] < from+step; i++ {
+			n++
+		}
+		if n > 0 || b.Len() > 0 {
+			fmt.Fprintf(&b, "%4d to %4d ms %3d %s\n", from.Milliseconds(), (from + step).Milliseconds(), n, strings.Repeat("#", n))
+		}
+	}
+	return b.String()
 }
 
 func TestRollingRestartUnderLoad(t *testing.T) {
@@ -59,7 +77,7 @@ func TestRollingRestartUnderLoad(t *testing.T) {
 	end := f.load("roll", 6)
 	for _, x := range f.nodes {
 		f.stop(x)
-		t.Logf("without %s: %v", x.name, f.gap("while-"+x.name))
+		t.Logf("without %s: %v", x.name, f.gap("while-"+x.name, f.indexOf(x)+1))
 		f.start(x)
 	}
 	end()
@@ -76,7 +94,7 @@ func TestFrozenLeaderIsReplacedAndComesBackHarmless(t *testing.T) {
 	l.caller = nil
 	f.mu.Unlock()
 	frozen := time.Now()
-	t.Logf("frozen leader to the next acknowledged change: %v", f.gap("frozen"))
+	t.Logf("frozen leader to the next acknowledged change: %v", f.gap("frozen", f.indexOf(l)+1))
 	time.Sleep(max(0, 5*time.Second-time.Since(frozen))) // the length of the pause is the point
 	require.NoError(t, syscall.Kill(l.server.PID(), syscall.SIGCONT))
 	f.mu.Lock()

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -47,9 +46,12 @@ type node struct {
 type fleet struct {
 	t     *testing.T
 	nodes []*node
+	args  []string // of every server
 
 	mu    sync.Mutex // guards caller of the nodes against the clients
 	acked map[string]bool
+
+	history *history // nil before the first load
 }
 
 func freeAddress(t *testing.T) string {
@@ -89,16 +91,21 @@ type site interface {
 	address(i int) string
 }
 
-// newFleetOn makes a cluster on a network; nil: the loopback.
-func newFleetOn(t *testing.T, n int, on site) *fleet {
-	f := &fleet{t: t, acked: map[string]bool{}}
+// newFleetOn makes a cluster on a network; nil: the loopback. args are more arguments of serve.
+func newFleetOn(t *testing.T, n int, on site, args ...string) *fleet {
+	f := &fleet{t: t, args: args, acked: map[string]bool{}}
 	dir := t.TempDir()
 	for i := range n {
 		name := fmt.Sprintf("n%d", i+1)
 		x := &node{name: name, dir: filepath.Join(dir, name), address: freeAddress(t)}
 		if on != nil {
 			x.space, x.host = on.space(i), on.address(i)
-			x.address = net.JoinHostPort(x.host, "7400")
+			if x.host != "" {
+				x.address = net.JoinHostPort(x.host, "7400")
+			}
+			if d, ok := on.(interface{ disk(dir string) }); ok {
+				d.disk(x.dir)
+			}
 		}
 		f.nodes = append(f.nodes, x)
 	}
@@ -135,11 +142,11 @@ func newFleetOn(t *testing.T, n int, on site) *fleet {
 
 func (f *fleet) start(x *node) {
 	f.t.Helper()
-	o := process.Options{Binary: binary, Dir: x.dir}
+	o := process.Options{Binary: binary, Dir: x.dir, Args: f.args}
 	if x.space != "" {
 		o.Wrap = []string{"ip", "netns", "exec", x.space}
 		o.Listen = net.JoinHostPort(x.host, "8080")
-		o.Args = []string{"--set", "auth.allow_anonymous=on", "--set", "server.allowed_hosts=" + x.host}
+		o.Args = append([]string{"--set", "auth.allow_anonymous=on", "--set", "server.allowed_hosts=" + x.host}, f.args...)
 	}
 	s, err := process.Start(o)
 	require.NoError(f.t, err)
@@ -217,54 +224,52 @@ func (f *fleet) leader(except ...*node) *node {
 	return found
 }
 
-// write makes a work order with an idempotency key, on whatever member answers, as docs/cluster.md tells clients to: the same
-// request goes to the next member until one answers.
+// write makes a work order, on whatever member answers.
 func (f *fleet) write(ctx context.Context, key string, at int) error {
 	args := map[string]any{
 		"signal": map[string]any{"type": "internal_request", "source": key, "description": "made by a test"},
 		"bucket": "reliability", "idempotency_key": key,
 	}
-	for ; ctx.Err() == nil; at++ {
-		f.mu.Lock()
-		c := f.nodes[at%len(f.nodes)].caller
-		f.mu.Unlock()
-		if c == nil {
-			time.Sleep(5 * time.Millisecond)
-			continue
-		}
-		cctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-		_, err := c.Call(cctx, "work_order_create", args)
-		cancel()
-		var no *process.Refused
-		switch {
-		case err == nil:
-			f.mu.Lock()
-			f.acked[key] = true
-			f.mu.Unlock()
-			return nil
-		case errors.As(err, &no) && no.Code != "unavailable" && no.Code != "unknown_outcome" && no.Code != "overloaded" && no.Code != "timeout" && no.Code != "cancelled":
-			return err
-		}
-		time.Sleep(5 * time.Millisecond)
+	_, err := f.persist(ctx, at, "work_order_create", args)
+	if err != nil {
+		return err
 	}
-	return ctx.Err()
+	f.mu.Lock()
+	f.acked[key] = true
+	f.mu.Unlock()
+	return nil
 }
 
-// load lets clients write until the returned function is called, which reports what went wrong.
+// load lets clients make work orders, and six others write and read registers, until the returned function is called, which
+// reports what went wrong.
 func (f *fleet) load(prefix string, clients int) func() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var bad []error
+	failed := func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		bad = append(bad, err)
+	}
+	if f.history == nil {
+		f.history = newHistory()
+		require.NoError(f.t, f.history.prepare(ctx, f))
+	}
+	for c := range 6 {
+		wg.Go(func() {
+			if err := f.history.client(ctx, f, c+1); err != nil {
+				failed(err)
+			}
+		})
+	}
 	for c := range clients {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
 			for i := 0; ctx.Err() == nil; i++ {
 				if err := f.write(ctx, fmt.Sprintf("%s-%d-%d", prefix, c, i), c); err != nil && ctx.Err() == nil {
-					mu.Lock()
-					bad = append(bad, err)
-					mu.Unlock()
+					failed(err)
 				}
 			}
 		}()
@@ -276,7 +281,7 @@ func (f *fleet) load(prefix string, clients int) func() {
 	}
 }
 
-// check waits until all members have the same state and every acknowledged change is on each of them.
+// check waits until all members have the same state and every acknowledged change is on each of them, and judges the history.
 func (f *fleet) check() {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), process.Patience)
@@ -321,5 +326,18 @@ func (f *fleet) check() {
 			require.Equal(f.t, 1, n, "%s is there twice on %s", title, x.name)
 		}
 	}
+	if f.history != nil {
+		f.history.judge(f)
+	}
 	f.t.Logf("%d acknowledged changes are on all %d members", len(f.acked), len(f.nodes))
+}
+
+func (f *fleet) indexOf(x *node) int {
+	for i, y := range f.nodes {
+		if y == x {
+			return i
+		}
+	}
+	f.t.Fatal("not of this fleet")
+	return -1
 }
