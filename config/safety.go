@@ -36,10 +36,18 @@ type Limits struct {
 
 // Audit holds the settings of the audit log of tool calls.
 type Audit struct {
-	Enabled   bool
-	Retention time.Duration
-	MaxBytes  int64
+	Enabled    bool
+	Durability string // one of the Audit* constants
+	Retention  time.Duration
+	MaxBytes   int64
 }
+
+// Values of audit.durability.
+const (
+	AuditChangesBeforeAnswer = "changes_before_answer"
+	AuditBeforeAnswer        = "before_answer"
+	AuditBatched             = "batched"
+)
 
 // Tracing holds the settings of OpenTelemetry traces.
 type Tracing struct {
@@ -105,6 +113,12 @@ var safetySettings = []setting{
 
 	boolSetting("audit.enabled", "on", func(c *Config) *bool { return &c.Audit.Enabled },
 		"Keep a record of every tool call in the store: who, which tool, digest of the arguments, outcome. See `erlmcp audit`."),
+	choiceSetting("audit.durability", AuditChangesBeforeAnswer, []string{AuditChangesBeforeAnswer, AuditBeforeAnswer, AuditBatched},
+		func(c *Config) *string { return &c.Audit.Durability },
+		"Which answers wait until the record of their call is on disk: before_answer: all; changes_before_answer: those of tools",
+		"that may change something, which is every tool that does not declare itself read-only; batched: none. Calls that end at",
+		"the same time share one commit. The records that nothing waits for are committed 0.1 s later at most: a killed process",
+		"loses those. While the store takes no records, calls that would wait are refused with -32010."),
 	durationSetting("audit.retention", "2160h", time.Minute, 100*365*24*time.Hour, func(c *Config) *time.Duration { return &c.Audit.Retention },
 		"A record is removed after this (90 days)."),
 	sizeSetting("audit.max_bytes", "1GiB", mib, tib, func(c *Config) *int64 { return &c.Audit.MaxBytes },

@@ -61,10 +61,10 @@ func TestProtectionThatIsNotThereIsNotBelieved(t *testing.T) {
 
 func TestSafetySettingsReachTheirFields(t *testing.T) {
 	c, err := Load(set("limits.messages", "0", "limits.loopback", "on", "limits.socket_idle", "1m", "audit.enabled", "off", "audit.retention", "24h",
-		"audit.max_bytes", "2MiB", "tracing.endpoint", "http://h:1", "tracing.sample", "10%", "server.tls.cert_file", "c", "server.tls.key_file", "k"))
+		"audit.max_bytes", "2MiB", "audit.durability", "before_answer", "tracing.endpoint", "http://h:1", "tracing.sample", "10%", "server.tls.cert_file", "c", "server.tls.key_file", "k"))
 	require.NoError(t, err)
 	require.Equal(t, Limits{ToolCalls: 50, Subscriptions: 20, Connections: 10, GlobalMessages: 10000, Loopback: true, Sockets: 1000, SocketIdle: time.Minute}, c.Limits)
-	require.Equal(t, Audit{Retention: 24 * time.Hour, MaxBytes: 2 << 20}, c.Audit)
+	require.Equal(t, Audit{Durability: AuditBeforeAnswer, Retention: 24 * time.Hour, MaxBytes: 2 << 20}, c.Audit)
 	require.Equal(t, Tracing{Endpoint: "http://h:1", Sample: 0.1}, c.Tracing)
 	require.Equal(t, TLS{CertFile: "c", KeyFile: "k"}, c.Server.TLS)
 }

@@ -2,6 +2,7 @@ package mcp_test
 
 import (
 	"net/http"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -31,6 +32,32 @@ func BenchmarkSafety(b *testing.B) {
 			for b.Loop() {
 				ask(r, c.remote, "", echo)
 			}
+		})
+	}
+}
+
+// BenchmarkAuditDurability shows what waiting for the record costs 64 clients
+// that call at once, without a network.
+func BenchmarkAuditDurability(b *testing.B) {
+	const clients = 64
+	for _, c := range []struct {
+		name string
+		o    mcp.AuditOptions
+	}{
+		{"off", mcp.AuditOptions{Off: true}},
+		{"batched", mcp.AuditOptions{Durability: mcp.AuditBatched}},
+		{"before_answer", mcp.AuditOptions{Durability: mcp.AuditBeforeAnswer}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			r := newStored(b, auditStore(b), mcp.Options{Audit: c.o})
+			require.Equal(b, http.StatusOK, ask(r, "127.0.0.1:1", "", echo).Code)
+			b.SetParallelism(clients / runtime.GOMAXPROCS(0))
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					ask(r, "127.0.0.1:1", "", echo)
+				}
+			})
 		})
 	}
 }

@@ -107,7 +107,7 @@ func TestEveryToolCallIsAudited(t *testing.T) {
 func TestCloseWritesWhatIsLeftAndTheNextRuntimeGoesOn(t *testing.T) {
 	store := auditStore(t)
 	clock := newTicker()
-	r := newStored(t, store, mcp.Options{Now: clock.now, Audit: mcp.AuditOptions{Lag: time.Hour}})
+	r := newStored(t, store, mcp.Options{Now: clock.now, Audit: mcp.AuditOptions{Durability: mcp.AuditBatched, Lag: time.Hour}})
 	for range 3 {
 		require.Equal(t, http.StatusOK, ask(r, "127.0.0.1:1", "", echo).Code)
 	}
@@ -191,7 +191,7 @@ func (s *sullen) Update(ctx context.Context, fn func(*engine.Tx) error, o ...eng
 func TestAStoreThatRefusesDelaysRecordsAndLosesNone(t *testing.T) {
 	store := &sullen{Store: auditStore(t)}
 	logs := new(logBuffer)
-	r := newStored(t, store, mcp.Options{Logger: logs.logger(), Audit: mcp.AuditOptions{Lag: time.Microsecond}})
+	r := newStored(t, store, mcp.Options{Logger: logs.logger(), Audit: mcp.AuditOptions{Durability: mcp.AuditBatched, Lag: time.Microsecond}})
 	store.no.Store(true)
 	for range 5 {
 		require.Equal(t, http.StatusOK, ask(r, "127.0.0.1:1", "", echo).Code)
@@ -206,7 +206,7 @@ func TestAStoreThatRefusesDelaysRecordsAndLosesNone(t *testing.T) {
 
 func TestNoCallGoesUnauditedForLong(t *testing.T) {
 	store := &sullen{Store: auditStore(t)}
-	r := newStored(t, store, mcp.Options{Audit: mcp.AuditOptions{Lag: time.Microsecond}})
+	r := newStored(t, store, mcp.Options{Audit: mcp.AuditOptions{Durability: mcp.AuditBatched, Lag: time.Microsecond}})
 	store.no.Store(true)
 	require.Equal(t, http.StatusOK, ask(r, "127.0.0.1:1", "", echo).Code)
 	r.FillAudit()
@@ -227,6 +227,8 @@ func TestAuditCanBeOff(t *testing.T) {
 	require.Empty(t, audited(t, r, mcp.AuditQuery{}))
 	_, err := mcp.NewRuntime(nil, mcp.Options{Audit: mcp.AuditOptions{Lag: -1}})
 	require.Error(t, err)
+	_, err = mcp.NewRuntime(nil, mcp.Options{Audit: mcp.AuditOptions{Durability: 4}})
+	require.ErrorContains(t, err, "Durability")
 }
 
 func TestRequestsAreCountedByMethodAndOutcome(t *testing.T) {

@@ -82,7 +82,8 @@
 // that is not in memory, after a restart or after long idleness, connects it
 // to the SDK again. It belongs to its principal; to others it does not exist.
 //
-// Quick answers are plain JSON bodies and cost no commit. An answer that takes
+// Quick answers are plain JSON bodies and cost no commit (but see
+// [AuditOptions] for tools that do not declare themselves read-only). An answer that takes
 // longer, or has messages before it, is an event stream: each event is
 // committed, then sent, and a client that lost its response gets exactly the
 // later ones with Last-Event-ID, from the next process too. What a restart

@@ -90,19 +90,23 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 		if r.tracer != nil {
 			ctx, _ = r.startSpan(ctx, method, req)
 		}
+		audited := false // the answer waits for the record of the call
 		defer func() {
 			if p := recover(); p != nil {
 				r.stats.panics.Add(1)
 				r.log.Error("handler panicked", "method", method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 				res, err = nil, &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "internal error: the handler of " + method + " failed; the server log has the details"}
 			}
-			r.observe(ctx, method, req, res, err, start)
+			if bad := r.observe(ctx, method, req, res, err, start, audited).wait(); bad != nil {
+				res, err = nil, notAudited(bad)
+			}
 		}()
 		if tool, ok := req.(*sdk.CallToolRequest); ok {
+			audited = r.auditWaits(tool.Params.Name)
 			if bad := r.checkScopes(identityIn(ctx), tool.Params.Name); bad != nil {
 				return nil, bad
 			}
-			if err := r.audit.admit(); err != nil {
+			if err := r.audit.admit(audited); err != nil {
 				return nil, err
 			}
 		}

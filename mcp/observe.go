@@ -164,8 +164,9 @@ func judge(res sdk.Result, err error) (outcome int, code int64) {
 	return 0, 0
 }
 
-// observe is told about every request that ended.
-func (r *Runtime) observe(ctx context.Context, method string, req sdk.Request, res sdk.Result, err error, start time.Time) {
+// observe is told about every request that ended. With wait the answer must wait
+// for the group that it returns, which may be nil.
+func (r *Runtime) observe(ctx context.Context, method string, req sdk.Request, res sdk.Result, err error, start time.Time, wait bool) *auditGroup {
 	now := r.opts.Now()
 	took := now.Sub(start)
 	outcome, code := judge(res, err)
@@ -175,7 +176,7 @@ func (r *Runtime) observe(ctx context.Context, method string, req sdk.Request, r
 	r.measures.method(method, outcome, took)
 	call, ok := req.(*sdk.CallToolRequest)
 	if !ok {
-		return
+		return nil
 	}
 	r.stats.toolCalls.Add(1)
 	if outcome != 0 && outcome != 4 {
@@ -185,7 +186,7 @@ func (r *Runtime) observe(ctx context.Context, method string, req sdk.Request, r
 		r.measures.tool(call.Params.Name, outcome == 1)
 	}
 	if r.audit == nil {
-		return
+		return nil
 	}
 	id := identityIn(ctx)
 	rec := auditEntry{digest: sha256.Sum256(call.Params.Arguments), AuditRecord: AuditRecord{
@@ -198,5 +199,6 @@ func (r *Runtime) observe(ctx context.Context, method string, req sdk.Request, r
 	if task, ok := res.(*taskCreated); ok {
 		rec.Task = task.TaskID
 	}
-	r.audit.record(rec)
+	// A refusal for want of room did nothing and comes at once.
+	return r.audit.record(rec, wait && code != CodeOverloaded)
 }

@@ -241,7 +241,7 @@ func TestSessionGoesOnAfterRestart(t *testing.T) {
 
 func TestQuickAnswerCostsNoCommit(t *testing.T) {
 	store := newFaultyStore(t)
-	l := live(t, store, mcp.Options{StreamAfter: time.Hour})
+	l := live(t, store, mcp.Options{StreamAfter: time.Hour, Audit: mcp.AuditOptions{Off: true}})
 	h := open(t, l.url)
 	before := store.written.Load()
 	for i := range 20 {

@@ -156,8 +156,8 @@ func AddTaskTool[In, Out any](r *Runtime, tool *sdk.Tool, opts TaskOptions, hand
 			return schemas.encode(out)
 		},
 	}
+	r.tasks.add(t) // first: whoever sees the tool must see that it is one of tasks
 	r.server.AddTool(&tt, t.call)
-	r.tasks.add(t)
 }
 
 // taskTool is a registered task tool.

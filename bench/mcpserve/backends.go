@@ -21,7 +21,9 @@ func echo(_ context.Context, _ *sdk.CallToolRequest, in echoIn) (*sdk.CallToolRe
 	return &sdk.CallToolResult{Content: []sdk.Content{&sdk.TextContent{Text: in.Text}}}, nil, nil
 }
 
-var echoTool = &sdk.Tool{Name: "echo", Description: "says it back"}
+// echoTool changes nothing and says so: its answer waits for no audit record,
+// unless the server is told to.
+var echoTool = &sdk.Tool{Name: "echo", Description: "says it back", Annotations: &sdk.ToolAnnotations{ReadOnlyHint: true}}
 
 type opener = func(dir string) (http.Handler, func(), error)
 
@@ -42,12 +44,12 @@ func withFloor(open opener) opener {
 }
 
 // openOurs serves both protocols on one URL, all state in dir. typed chooses
-// between our AddTool and the SDK's; audited calls are recorded in the store.
-func openOurs(typed, audited bool) func(string) (http.Handler, func(), error) {
+// between our AddTool and the SDK's; audit says what is recorded of calls.
+func openOurs(typed bool, audit erlmcp.AuditOptions) func(string) (http.Handler, func(), error) {
 	return func(dir string) (http.Handler, func(), error) {
 		r, err := erlmcp.Open(dir, erlmcp.Options{
 			Name: "bench", MaxSessions: 100_000, MaxStreams: 10_000, MaxRequests: 10_000,
-			Audit: erlmcp.AuditOptions{Off: !audited},
+			Audit: audit,
 			Tasks: erlmcp.TaskLimits{Queue: 1 << 20, Unfinished: 1 << 20},
 		})
 		if err != nil {

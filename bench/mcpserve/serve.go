@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	erlmcp "github.com/erlmcp/erlmcp/mcp"
 )
 
 // A Backend is one way to serve MCP.
@@ -26,10 +28,12 @@ type Backend struct {
 
 // Backends are all of them, in table order.
 func Backends() []Backend {
+	audited := erlmcp.AuditOptions{}
 	return []Backend{
-		{Name: "erlmcp", Old: "/mcp", New: "/mcp", Open: withFloor(openOurs(true, true))},
-		{Name: "erlmcp-noaudit", Old: "/mcp", New: "/mcp", Open: withFloor(openOurs(true, false))},
-		{Name: "erlmcp-sdktool", Old: "/mcp", New: "/mcp", Open: withFloor(openOurs(false, true))},
+		{Name: "erlmcp", Old: "/mcp", New: "/mcp", Open: withFloor(openOurs(true, audited))},
+		{Name: "erlmcp-noaudit", Old: "/mcp", New: "/mcp", Open: withFloor(openOurs(true, erlmcp.AuditOptions{Off: true}))},
+		{Name: "erlmcp-waitaudit", Old: "/mcp", New: "/mcp", Open: withFloor(openOurs(true, erlmcp.AuditOptions{Durability: erlmcp.AuditBeforeAnswer}))},
+		{Name: "erlmcp-sdktool", Old: "/mcp", New: "/mcp", Open: withFloor(openOurs(false, audited))},
 		{Name: "go-sdk", Old: "/old", New: "/new", Open: openSDK},
 		{Name: "mcp-go", Old: "/mcp", New: "/mcp", Open: openMCPGo(false)},
 		{Name: "mcp-go-checked", Old: "/mcp", New: "/mcp", Open: openMCPGo(true)},

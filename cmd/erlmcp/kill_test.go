@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 //   - every acknowledged change is there, exactly once, with its receipt;
 //   - a change without an answer is there whole or not at all, and asking again with its idempotency key settles it
 //     without doing it twice;
+//   - every acknowledged change has its record in the audit log;
 //   - the integrity checks are clean after every start.
 //
 // ERLMCP_SOAK_ROUNDS sets the number of kills (default 50), ERLMCP_SOAK_SEED the seed.
@@ -63,6 +65,7 @@ func TestKillNineLosesNothing(t *testing.T) {
 	truth.compare(t, s)
 	require.Zero(t, s.stop())
 	require.Zero(t, run(t, "verify", "--data", dir).code)
+	truth.compareAudit(t, dir)
 	t.Logf("%d work orders, %d changes acknowledged, %d were open at a kill and settled afterwards", truth.orders(), truth.acked, truth.settled)
 	require.NotZero(t, truth.acked)
 }
@@ -89,6 +92,7 @@ type ledgerModel struct {
 
 	mu      sync.Mutex
 	acked   int
+	digests []string // SHA-256 of the arguments of every acknowledged change
 	settled int
 	refused []string // answers that the test did not expect
 }
@@ -139,8 +143,13 @@ func (m *ledgerModel) work(s *server, c int, rnd *rand.Rand) {
 			return // the server is gone
 		}
 		client.acknowledge(order)
+		args, err := json.Marshal(next.args) // as callRaw sent them
+		if err != nil {
+			return
+		}
 		m.mu.Lock()
 		m.acked++
+		m.digests = append(m.digests, fmt.Sprintf("%x", sha256.Sum256(args)))
 		m.mu.Unlock()
 	}
 }
@@ -229,6 +238,25 @@ func (m *ledgerModel) compare(t *testing.T, s *server) {
 		}
 	}
 	require.Empty(t, found, "orders that nobody asked for")
+}
+
+// compareAudit looks for the record of every call that was answered before a kill. None of them was made twice.
+func (m *ledgerModel) compareAudit(t *testing.T, dir string) {
+	r := run(t, "audit", "--data", dir, "--json", "--outcome", "ok", "--limit", "10000000")
+	require.Zero(t, r.code, r.stderr)
+	found := map[string]bool{}
+	for dec := json.NewDecoder(strings.NewReader(r.stdout)); dec.More(); {
+		var rec struct{ Arguments string }
+		require.NoError(t, dec.Decode(&rec))
+		found[rec.Arguments] = true
+	}
+	lost := 0
+	for _, digest := range m.digests {
+		if !found[digest] {
+			lost++
+		}
+	}
+	require.Zero(t, lost, "of %d acknowledged changes, %d have no audit record", len(m.digests), lost)
 }
 
 // rawOrder is what the test reads of a work order.

@@ -193,7 +193,7 @@ func (n *Node) openParts(ctx context.Context) (*parts, error) {
 		Rates:           n.rates(),
 		MaxSockets:      int(n.cfg.Limits.Sockets),
 		SocketIdle:      n.cfg.Limits.SocketIdle,
-		Audit:           mcp.AuditOptions{Off: !n.cfg.Audit.Enabled, Retention: n.cfg.Audit.Retention, MaxBytes: n.cfg.Audit.MaxBytes},
+		Audit:           auditOptions(n.cfg),
 		Tracer:          p.tracing.provider(),
 	})
 	if err != nil {

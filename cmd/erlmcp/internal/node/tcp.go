@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/erlmcp/erlmcp/config"
 	"github.com/erlmcp/erlmcp/mcp"
 )
 
@@ -54,6 +55,18 @@ func (n *Node) serveTCP() {
 			n.errors <- fmt.Errorf("server.tcp_listen: %w", err)
 		}
 	}()
+}
+
+// auditOptions translates the configuration of the audit log.
+func auditOptions(c *config.Config) mcp.AuditOptions {
+	return mcp.AuditOptions{
+		Off: !c.Audit.Enabled, Retention: c.Audit.Retention, MaxBytes: c.Audit.MaxBytes,
+		Durability: map[string]mcp.AuditDurability{
+			config.AuditChangesBeforeAnswer: mcp.AuditChangesBeforeAnswer,
+			config.AuditBeforeAnswer:        mcp.AuditBeforeAnswer,
+			config.AuditBatched:             mcp.AuditBatched,
+		}[c.Audit.Durability],
+	}
 }
 
 // Audit implements admin.Source.
