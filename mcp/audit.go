@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"time"
 
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 )
 
@@ -131,6 +133,14 @@ func (r *Runtime) auditDenied(req *http.Request, env *envelope, tool string, bad
 	}}
 	// A refusal stands whether its record can be stored or not.
 	_ = r.audit.record(rec, r.opts.Audit.Durability != AuditBatched).wait()
+}
+
+// withholds reports whether an answer must not be given without its record. One
+// that says that the call failed acknowledges nothing, and tells the client why.
+func (r *Runtime) withholds(res sdk.Result, err error) bool {
+	outcome, _ := judge(res, err)
+	succeeded := Outcomes[outcome] == outcomeOK || Outcomes[outcome] == outcomeTask
+	return succeeded || r.opts.Audit.Durability == AuditBeforeAnswer
 }
 
 // notAudited is the answer to a call that ran and whose record is not stored.

@@ -176,6 +176,19 @@ func TestACallWhoseRecordIsRefusedIsNotAnsweredAndTheNextIsNotRun(t *testing.T) 
 	require.EqualValues(t, -32010, list[1].Code)
 }
 
+func TestACallThatFailedSaysSoThoughItsRecordIsRefused(t *testing.T) {
+	for durability, withheld := range map[mcp.AuditDurability]bool{mcp.AuditChangesBeforeAnswer: false, mcp.AuditBeforeAnswer: true} {
+		gate := newAuditGate(auditStore(t))
+		r := newStored(t, gate, mcp.Options{Audit: mcp.AuditOptions{Durability: durability}})
+		answer := asking(r, callOf("fail", `{"text":"the disk is full"}`))
+		gate.release <- engine.ErrNoSpace
+		body := (<-answer).Body.String()
+		require.Equal(t, withheld, strings.Contains(body, "not_audited"), body)
+		require.Equal(t, withheld, !strings.Contains(body, "no: the disk is full"), body)
+		gate.open()
+	}
+}
+
 func TestACommitWithAnUnknownOutcomeIsNotMadeTwice(t *testing.T) {
 	gate := newAuditGate(auditStore(t))
 	r := newStored(t, gate, mcp.Options{})

@@ -97,7 +97,7 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 				r.log.Error("handler panicked", "method", method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 				res, err = nil, &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "internal error: the handler of " + method + " failed; the server log has the details"}
 			}
-			if bad := r.observe(ctx, method, req, res, err, start, audited).wait(); bad != nil {
+			if bad := r.observe(ctx, method, req, res, err, start, audited).wait(); bad != nil && r.withholds(res, err) {
 				res, err = nil, notAudited(bad)
 			}
 		}()
