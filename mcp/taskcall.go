@@ -45,7 +45,7 @@ func (t *taskTool) call(ctx context.Context, req *sdk.CallToolRequest) (*sdk.Cal
 			return res, err
 		}
 	}
-	key, err := idempotencyKey(req)
+	key, err := IdempotencyKey(req)
 	if err != nil {
 		return nil, err
 	}
@@ -110,8 +110,10 @@ func sessionAsks(req *sdk.CallToolRequest) (asks string) {
 	return asks
 }
 
-// idempotencyKey reads the client's key; "" is none.
-func idempotencyKey(req *sdk.CallToolRequest) (string, error) {
+// IdempotencyKey reads the key that a client gave a tools/call in _meta (MetaIdempotencyKey) or in the HTTP header Idempotency-Key;
+// "" is none. A key of another type or length is an error for the client. Task tools honour it by themselves; the handler of any
+// other tool that changes something should.
+func IdempotencyKey(req *sdk.CallToolRequest) (string, error) {
 	v, given := req.Params.GetMeta()[MetaIdempotencyKey]
 	key, ok := v.(string)
 	if !given {

@@ -75,8 +75,18 @@ func add[In, Out any](t *tools, k kind, name, title, description string, fn func
 	}
 	sdk.AddTool(t.rt.Server(), tool, func(ctx context.Context, req *sdk.CallToolRequest, in In) (*sdk.CallToolResult, Out, error) {
 		ctx = tcps.WithActor(ctx, actor(req.ClientInfo()))
-		if keyed, ok := any(in).(interface{ key() string }); ok && keyed.key() != "" {
-			ctx = tcps.WithIdempotencyKey(ctx, keyed.key())
+		if keyed, ok := any(in).(interface{ key() string }); ok {
+			key := keyed.key()
+			if key == "" {
+				var err error
+				if key, err = mcp.IdempotencyKey(req); err != nil {
+					var none Out
+					return nil, none, err
+				}
+			}
+			if key != "" {
+				ctx = tcps.WithIdempotencyKey(ctx, key)
+			}
 		}
 		out, err := fn(ctx, in)
 		if err != nil {
