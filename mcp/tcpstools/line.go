@@ -53,7 +53,7 @@ func (t *tools) addLineTools() {
 			return l.SetWIPLimit(ctx, in.SetWIPLimitInput)
 		})
 	add(t, reads, "sla_report", "SLA report",
-		"Queued and running orders that are late or soon will be, earliest deadline first.",
+		"Queued and running orders that are late or soon will be, earliest deadline first. A late security order raises an andon event within a minute.",
 		func(ctx context.Context, in slaIn) (tcps.SLAReport, error) {
 			if in.Hours == 0 {
 				in.Hours = defaultSLAHours

@@ -95,27 +95,6 @@ func (n *Node) newBackups(s *engine.Store) (*backup.Service, error) {
 	return backup.New(o)
 }
 
-// startBackups lets the schedules run; stopBackups ends them.
-func (n *Node) startBackups(p *parts) {
-	if p.backups == nil {
-		return
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		p.backups.Run(ctx)
-	}()
-	n.endBackups = func() { cancel(); <-done }
-	n.log.Info("backups are scheduled", "repository", p.backups.Target().String())
-}
-
-func (n *Node) stopBackups() {
-	if n.endBackups != nil {
-		n.endBackups()
-	}
-}
-
 // Backup stores the node's state in a repository, beside its work. One backup runs at a time; another one waits.
 func (n *Node) Backup(ctx context.Context, r admin.BackupRequest, report backup.Report) (backup.Created, error) {
 	p := n.parts.Load()

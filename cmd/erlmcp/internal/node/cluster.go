@@ -129,7 +129,7 @@ func (n *Node) reopen(ctx context.Context) (*parts, error) {
 	old := n.parts.Swap(nil)
 	old.runtime.Close()
 	old.tracing.stop(n.log)
-	n.stopBackups()
+	n.stopJobs()
 	if err := n.closeStore(old.store); err != nil {
 		n.log.Warn("closing the store that is given up", "error", err)
 	}
@@ -142,7 +142,7 @@ func (n *Node) reopen(ctx context.Context) (*parts, error) {
 		return nil, err
 	}
 	n.phase.Store(admin.PhaseServing)
-	n.startBackups(p)
+	n.startJobs(p)
 	n.log.Info("serving again", "applied", p.store.AppliedIndex())
 	return p, nil
 }

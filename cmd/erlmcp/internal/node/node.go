@@ -76,8 +76,8 @@ type Node struct {
 	member *cluster.Member // nil: a single node
 	socket sync.Once       // the admin socket
 
-	backups    chan struct{} // holds a token while a backup to a repository that is not configured runs
-	endBackups func()        // ends the schedules; nil: none run
+	backups chan struct{} // holds a token while a backup to a repository that is not configured runs
+	endJobs func()        // ends the schedules; nil: none run
 }
 
 // Run serves until ctx ends, stdin ends (with Stdio), or something fails. It returns nil after a graceful stop.
@@ -253,7 +253,7 @@ func (n *Node) announce() error {
 	}
 	n.phase.Store(admin.PhaseServing)
 	p := n.parts.Load()
-	n.startBackups(p)
+	n.startJobs(p)
 	n.serveTCP()
 	recovery := p.store.Recovery()
 	n.log.Info("serving", "version", version.String(), "data", n.dir, "mcp", endpoints.MCP, "metrics", endpoints.Metrics, "stdio", n.o.Stdio,
@@ -343,7 +343,7 @@ func (n *Node) stopParts() error {
 		p.runtime.Close() // ends sessions and streams, which Shutdown would wait for
 		n.http.shutdown(time.Second)
 		p.tracing.stop(n.log)
-		n.stopBackups()
+		n.stopJobs()
 		err = n.closeStore(p.store)
 	}
 	err = errors.Join(err, n.closeMember())
