@@ -38,6 +38,9 @@ type Piece struct {
 	LastTime  time.Time `json:"last_time,omitzero"`
 	// Restart: the entries between Prev's piece and this one were never archived, because the log no longer had them.
 	Restart bool `json:"restart,omitempty"`
+	// Fence: it holds nothing and takes the place of the next piece, so that whoever ships with keys from before a rekey finds it taken. The
+	// next piece replaces it; until then Last is First-1.
+	Fence bool `json:"fence,omitempty"`
 }
 
 // Archive is the stored log of one life. The pieces are linked by digest and lie end to end. One goroutine ships at a time;
@@ -57,19 +60,27 @@ type Archive struct {
 // OpenArchive finds the end of the archive of a life.
 func (r *Repo) OpenArchive(ctx context.Context, life object.ID) (*Archive, error) {
 	a := &Archive{r: r, life: life}
-	var newest string
+	var names []string // the newest two
 	err := r.st.List(ctx, folderArchive+life.String()+"/", func(i store.Info) error {
-		newest = i.Name
+		names = append(names[max(len(names)-1, 0):], i.Name)
 		return nil
 	})
-	if err != nil || newest == "" {
-		return a, err
-	}
-	c, p, err := r.piece(ctx, newest)
 	if err != nil {
 		return nil, err
 	}
-	a.took(p, c.Digest)
+	for n, name := range names {
+		c, p, err := r.piece(ctx, name)
+		if err != nil && n == len(names)-1 {
+			return nil, err
+		}
+		switch {
+		case err != nil: // it is not the newest one: damage that a verification names
+		case p.Fence:
+			a.next, a.prev = p.First, p.Prev
+		default:
+			a.took(p, c.Digest)
+		}
+	}
 	return a, nil
 }
 
@@ -190,20 +201,46 @@ func (a *Archive) shipPiece(ctx context.Context, log Log, upTo uint64) error {
 	if err != nil {
 		return err
 	}
-	name := archiveName(a.life, a.next)
-	err = a.r.st.Create(ctx, name, b)
-	if errors.Is(err, store.ErrExists) {
-		// Another node was faster; its piece holds the same committed entries.
-		c, p, err := a.r.piece(ctx, name)
+	if err := a.place(ctx, archiveName(a.life, a.next), b); !errors.Is(err, store.ErrExists) {
 		if err == nil {
-			a.took(p, c.Digest)
+			a.took(&col.p, digest)
 		}
 		return err
 	}
+	// Another node was faster; its piece holds the same committed entries.
+	c, p, err := a.r.piece(ctx, archiveName(a.life, a.next))
 	if err == nil {
-		a.took(&col.p, digest)
+		a.took(p, c.Digest)
 	}
 	return err
+}
+
+// place stores a piece. A fence that has its name gives way, but only to somebody who can read it.
+func (a *Archive) place(ctx context.Context, name string, piece []byte) error {
+	for {
+		err := a.r.st.Create(ctx, name, piece)
+		if !errors.Is(err, store.ErrExists) {
+			return err
+		}
+		b, v, gerr := a.r.st.Get(ctx, name)
+		if gerr != nil {
+			return gerr
+		}
+		c, gerr := a.r.openBytes(ctx, name, b, object.Archive, nil)
+		if gerr != nil {
+			return gerr
+		}
+		p, gerr := parsePiece(name, c.Clear)
+		if gerr != nil {
+			return gerr
+		}
+		if !p.Fence {
+			return err
+		}
+		if _, err := a.r.st.Replace(ctx, name, piece, v); !errors.Is(err, store.ErrChanged) {
+			return err
+		}
+	}
 }
 
 // piece opens an archive object.
@@ -225,7 +262,7 @@ func parsePiece(name string, clear []byte) (*Piece, error) {
 		return nil, fmt.Errorf("%w: %s has version %d", ErrVersion, name, p.Version)
 	}
 	life, err := parseID(p.Life)
-	if err != nil || archiveName(life, p.First) != name || p.Last < p.First {
+	if err != nil || archiveName(life, p.First) != name || p.Last < p.First != p.Fence || p.Fence && p.Last+1 != p.First {
 		return nil, &DamageError{Kind: "replayed", Object: name, Reason: fmt.Sprintf("it holds entries %d to %d of %s", p.First, p.Last, p.Life)}
 	}
 	return &p, nil

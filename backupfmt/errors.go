@@ -19,8 +19,12 @@ var (
 	ErrNotEncrypted = errors.New("backup: the repository is not encrypted")
 	// ErrWrongKey: the passphrase or key file does not open the repository.
 	ErrWrongKey = errors.New("backup: wrong passphrase or key file")
+	// ErrRekeyed: the repository was given a new master key after it was opened. Open it again, with the new passphrase or key file.
+	ErrRekeyed = errors.New("backup: the repository has new keys: open it with the new passphrase or key file")
 	// ErrDamaged: stored data is damaged, missing or foreign. Often a *DamageError.
 	ErrDamaged = errors.New("backup: damaged")
+	// ErrDiverged: the target of a copy holds something that the source never had.
+	ErrDiverged = errors.New("backup: the target is not an older state of the source")
 	// ErrGap: the wanted state cannot be reached because part of the log was never archived or is gone. A *GapError.
 	ErrGap = errors.New("backup: gap in the archived log")
 	// ErrNoBackup: there is no backup to restore from, or none with that number.

@@ -18,6 +18,7 @@ const (
 	Full        = "full"
 	Incremental = "incremental"
 	Prune       = "prune"
+	Rekey       = "rekey" // begins a generation of keys: whoever does not have them cannot continue the chain behind it
 )
 
 const manifestVersion = 1
@@ -80,8 +81,9 @@ type Details struct {
 type Link struct {
 	Inventory
 	Details
-	Digest object.Digest `json:"-"`
+	Digest object.Digest `json:"-"` // of its first form
 	Size   int64         `json:"-"`
+	fresh  uint32        // key epoch it was first sealed with; 0: not known, it was resealed
 
 	// Unchanged is set by Backup when it stored nothing because this link shows the state already.
 	Unchanged bool `json:"-"`
@@ -128,7 +130,7 @@ func parseInventory(name string, clear []byte) (inv Inventory, err error) {
 		if inv.Base == 0 || inv.Base >= inv.Seq || inv.Since >= inv.Index {
 			err = bad("an incremental backup with an impossible base")
 		}
-	case Prune:
+	case Prune, Rekey:
 	default:
 		err = bad(fmt.Sprintf("unknown kind %q", inv.Kind))
 	}
@@ -143,6 +145,9 @@ func (r *Repo) link(ctx context.Context, seq uint64) (*Link, error) {
 		return nil, err
 	}
 	l := &Link{Digest: c.Digest, Size: c.Header.Size()}
+	if !c.Header.Resealed {
+		l.fresh = c.Header.Epoch
+	}
 	if l.Inventory, err = parseInventory(name, c.Clear); err != nil {
 		return nil, err
 	}

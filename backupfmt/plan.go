@@ -205,9 +205,11 @@ func (r *Repo) pieceMeta(ctx context.Context, i store.Info) (*Piece, error) {
 	if err != nil {
 		return nil, err
 	}
-	if h, err := object.ParseHeader(b); err == nil && int(h.Clear) <= len(b)-object.HeaderSize {
-		if p, err := parsePiece(i.Name, b[object.HeaderSize:object.HeaderSize+int(h.Clear)]); err == nil {
-			return p, nil
+	if h, err := object.ParseHeader(b); err == nil {
+		if clear, ok := h.ClearOf(b); ok {
+			if p, err := parsePiece(i.Name, clear); err == nil {
+				return p, nil
+			}
 		}
 	}
 	_, p, err := r.piece(ctx, i.Name)

@@ -85,10 +85,12 @@ type Repo struct {
 	packBufs  sync.Pool // *[]byte: packs and frames are large and made one after the other
 	frameBufs sync.Pool
 
-	mu     sync.Mutex
-	epochs map[uint32]*[32]byte
-	epoch  uint32           // newest
-	links  map[string]*Link // by digest, hex: what Chain read
+	mu       sync.Mutex
+	epochs   map[uint32]*[32]byte
+	epoch    uint32           // newest
+	first    uint32           // first one of this generation of keys, if it is not the first generation
+	rekeying bool             // keys of the generation before are still needed
+	links    map[string]*Link // by digest, hex: what Chain read
 }
 
 // ID is the identity of the repository.

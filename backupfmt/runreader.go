@@ -262,7 +262,7 @@ func (rr *runReader) frame(pack int, f object.Frame) ([]byte, error) {
 	if o.healed != nil {
 		return rr.fromHealed(o, ref, f)
 	}
-	stored, err := rr.r.st.GetRange(rr.ctx, ref.Name, int64(f.Offset), int64(f.Length))
+	stored, err := rr.r.st.GetRange(rr.ctx, ref.Name, int64(f.Offset)+int64(o.opener.Header.Shift()), int64(f.Length))
 	if err == nil {
 		var raw []byte
 		if raw, err = o.opener.Frame(f.Number, stored); err == nil {
@@ -285,10 +285,11 @@ func (rr *runReader) frame(pack int, f object.Frame) ([]byte, error) {
 }
 
 func (rr *runReader) fromHealed(o *packOpener, ref Ref, f object.Frame) ([]byte, error) {
-	if uint64(f.Offset)+uint64(f.Length) > uint64(len(o.healed)) {
+	at := uint64(f.Offset) + uint64(o.opener.Header.Shift())
+	if at+uint64(f.Length) > uint64(len(o.healed)) {
 		return nil, &DamageError{Kind: "damaged", Object: ref.Name, Seq: rr.link.Seq, Reason: "the list points outside the pack"}
 	}
-	raw, err := o.opener.Frame(f.Number, o.healed[f.Offset:f.Offset+f.Length])
+	raw, err := o.opener.Frame(f.Number, o.healed[at:at+uint64(f.Length)])
 	if err != nil {
 		return nil, &DamageError{Kind: "forged", Object: ref.Name, Seq: rr.link.Seq, Reason: "a frame does not authenticate", Cause: err}
 	}

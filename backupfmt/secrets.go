@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/zeebo/blake3"
@@ -13,20 +14,54 @@ import (
 	"github.com/erlmcp/erlmcp/backupfmt/store"
 )
 
-// unlock opens a slot and all epochs.
+// unlock opens a slot of the newest generation of keys and all its epochs. The epochs say which generation that is: a slot without an epoch
+// was made by a rekey that died before it began.
 func (r *Repo) unlock(ctx context.Context, secret []byte) error {
-	slots, err := r.Slots(ctx)
+	epochs, err := r.readEpochs(ctx)
 	if err != nil {
 		return err
 	}
-	r.master, err = keys.Unlock(r.ctx, slots, secret)
-	if errors.Is(err, keys.ErrWrongKey) {
+	all, err := r.Slots(ctx)
+	if err != nil {
+		return err
+	}
+	gen := generationOf(epochs)
+	var slots []*keys.Slot
+	older := false
+	for _, s := range all {
+		if s.Generation == gen {
+			slots = append(slots, s)
+		}
+		older = older || s.Generation < gen
+	}
+	r.master, err = keys.Unlock(r.ctx, slots, secret, func(m *keys.Master) bool { return fits(m, epochs) })
+	switch {
+	case errors.Is(err, keys.ErrWrongKey) && older:
+		return fmt.Errorf("%w: a rekey has begun, the repository opens with the new one", ErrWrongKey)
+	case errors.Is(err, keys.ErrWrongKey):
 		return ErrWrongKey
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
-	return r.loadEpochs(ctx)
+	return r.takeEpochs(epochs)
+}
+
+// fits reports whether a master key opens the epochs of its generation.
+func fits(m *keys.Master, epochs []*keys.Epoch) bool {
+	for _, e := range epochs {
+		if e.Generation == m.Generation() {
+			_, err := m.OpenEpoch(e)
+			return err == nil
+		}
+	}
+	return false
+}
+
+func generationOf(epochs []*keys.Epoch) (gen uint32) {
+	for _, e := range epochs {
+		gen = max(gen, e.Generation)
+	}
+	return gen
 }
 
 // Slots returns the key slots.
@@ -41,22 +76,60 @@ func (r *Repo) Slots(ctx context.Context) (out []*keys.Slot, err error) {
 	return out, err
 }
 
-func (r *Repo) loadEpochs(ctx context.Context) error {
-	return eachCopied(ctx, r.st, folderEpochs, func(b []byte) error {
+// readEpochs reads all wrapped epoch keys, also those of older generations that a rekey has not removed yet.
+func (r *Repo) readEpochs(ctx context.Context) (out []*keys.Epoch, err error) {
+	err = eachCopied(ctx, r.st, folderEpochs, func(b []byte) error {
 		e, err := keys.ParseEpoch(b)
-		if err != nil {
-			return err
+		if err == nil {
+			out = append(out, e)
+		}
+		return err
+	})
+	return out, err
+}
+
+// loadEpochs looks for epochs that others began: ErrRekeyed if it was with another master key.
+func (r *Repo) loadEpochs(ctx context.Context) error {
+	epochs, err := r.readEpochs(ctx)
+	if err != nil {
+		return err
+	}
+	return r.takeEpochs(epochs)
+}
+
+func (r *Repo) takeEpochs(epochs []*keys.Epoch) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range epochs {
+		switch gen := r.master.Generation(); {
+		case e.Generation > gen:
+			return ErrRekeyed
+		case e.Generation < gen:
+			continue // left by a rekey that is not finished
 		}
 		key, err := r.master.OpenEpoch(e)
 		if err != nil {
 			return err
 		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
+		carried, err := r.master.OpenCarried(e)
+		if err != nil {
+			return err
+		}
+		if carried != nil {
+			r.take(e, carried)
+		}
 		r.epochs[e.Epoch] = key
 		r.epoch = max(r.epoch, e.Epoch)
-		return nil
-	})
+	}
+	return nil
+}
+
+// take takes over what a generation carries. Keys of older epochs that it no longer carries are forgotten.
+func (r *Repo) take(e *keys.Epoch, c *keys.Carried) {
+	r.first, r.rekeying = e.Epoch, len(c.Epochs) > 0
+	r.chunkKey = c.ChunkKey[:]
+	maps.DeleteFunc(r.epochs, func(n uint32, _ *[32]byte) bool { return n < e.Epoch })
+	maps.Copy(r.epochs, c.Epochs)
 }
 
 // eachCopied calls fn with the sound copy of every object of a folder; one damaged copy is no problem.
@@ -88,6 +161,9 @@ func (r *Repo) nameChunks() error {
 		blake3.DeriveKey("erlmcp backup plain chunk names v1", r.id[:], r.chunkKey)
 		return nil
 	}
+	if r.chunkKey != nil { // carried over from an older generation
+		return nil
+	}
 	var err error
 	r.chunkKey, err = r.master.ChunkKey()
 	return err
@@ -116,11 +192,16 @@ func (r *Repo) RemoveSlot(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	found := false
+	found, others := false, 0
 	for _, s := range slots {
-		found = found || s.ID == id
+		switch {
+		case s.ID == id:
+			found = true
+		case s.Generation == r.Generation():
+			others++
+		}
 	}
-	if !found || len(slots) < 2 {
+	if !found || others == 0 {
 		return fmt.Errorf("%w: slot %q of %d; the last one cannot be removed", ErrInvalid, id, len(slots))
 	}
 	if err := r.st.Delete(ctx, folderKeys+id); err != nil {
@@ -169,6 +250,21 @@ func (r *Repo) Epoch() uint32 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.epoch
+}
+
+// Generation counts the master keys of the repository: 0 until the first rekey.
+func (r *Repo) Generation() uint32 {
+	if r.master == nil {
+		return 0
+	}
+	return r.master.Generation()
+}
+
+// Rekeying reports whether a rekey has begun and not finished: objects under keys of the older generation are still accepted.
+func (r *Repo) Rekeying() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rekeying
 }
 
 // sealing returns the key for new objects.

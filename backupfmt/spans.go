@@ -23,8 +23,8 @@ type Span struct {
 // them are found by Plan and Verify.
 func (r *Repo) Spans(ctx context.Context) ([]Span, error) {
 	type ends struct {
-		span        Span
-		first, last store.Info
+		span                Span
+		first, before, last store.Info
 	}
 	var lives []*ends
 	err := r.st.List(ctx, folderArchive, func(i store.Info) error {
@@ -36,7 +36,7 @@ func (r *Repo) Spans(ctx context.Context) ([]Span, error) {
 			lives = append(lives, &ends{span: Span{Life: life}, first: i})
 		}
 		e := lives[len(lives)-1]
-		e.last = i
+		e.before, e.last = e.last, i
 		e.span.Pieces++
 		e.span.Bytes += i.Size
 		return nil
@@ -51,6 +51,13 @@ func (r *Repo) Spans(ctx context.Context) ([]Span, error) {
 			return nil, err
 		}
 		last, err := r.pieceMeta(ctx, e.last)
+		if err == nil && last.Fence { // holds nothing
+			if e.span.Pieces--; e.span.Pieces == 0 {
+				continue
+			}
+			e.span.Bytes -= e.last.Size
+			last, err = r.pieceMeta(ctx, e.before)
+		}
 		if err != nil {
 			return nil, err
 		}

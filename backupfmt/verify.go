@@ -73,6 +73,15 @@ func (r *VerifyReport) Lost() bool {
 // Scrub verifies a repository without its key. It finds every damage; what it cannot find is a forgery by somebody who may write to the
 // store and makes everything consistent again: for that see Repo.Verify. It always reads the store, never a cache.
 func Scrub(ctx context.Context, st store.Store, o VerifyOptions) (*VerifyReport, error) {
+	r, err := keyless(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	return r.Verify(ctx, o)
+}
+
+// keyless opens what can be read without a key.
+func keyless(ctx context.Context, st store.Store) (*Repo, error) {
 	r := &Repo{st: st, o: Options{}.withDefaults(), keyless: true}
 	var c config
 	err := getEither(ctx, st, nameConfig, func(b []byte) (err error) { c, err = parseConfig(b); return err })
@@ -84,10 +93,8 @@ func Scrub(ctx context.Context, st store.Store, o VerifyOptions) (*VerifyReport,
 	case err != nil:
 		return nil, fmt.Errorf("backup: open %s: %w", st, err)
 	}
-	if r.id, err = parseID(c.Repo); err != nil {
-		return nil, err
-	}
-	return r.Verify(ctx, o)
+	r.id, err = parseID(c.Repo)
+	return r, err
 }
 
 // Verify checks the repository: that the chain is whole and authentic, that everything it names is there with the right size, and with
@@ -141,6 +148,8 @@ func (v *verifier) fail(name string, users []uint64, err error) error {
 		v.damage(Damage{Kind: d.Kind, Object: d.Object, Reason: d.Reason, Backups: users})
 	case errors.Is(err, store.ErrNotFound):
 		v.damage(Damage{Kind: "missing", Object: name, Reason: "it is gone", Backups: users})
+	case errors.Is(err, object.ErrNoKey):
+		v.damage(Damage{Kind: "forged", Object: name, Reason: "it is sealed with a key that the repository does not have, or no longer", Backups: users})
 	case errors.Is(err, object.ErrDamaged), errors.Is(err, object.ErrForged), errors.Is(err, object.ErrNotObject), errors.Is(err, object.ErrUnhealable),
 		errors.Is(err, ErrDamaged), errors.Is(err, keys.ErrDamaged), errors.Is(err, store.ErrShort):
 		v.damage(Damage{Kind: "damaged", Object: name, Reason: err.Error(), Backups: users})
@@ -183,18 +192,17 @@ func (v *verifier) small(ctx context.Context) error {
 			names[strings.TrimSuffix(n, secondCopy)] = true
 		}
 	}
-	epochs, top := 0, 0
+	var epochs []*keys.Epoch
 	for n := range names {
 		parse := func(b []byte) error { _, err := parseConfig(b); return err }
 		switch {
 		case strings.HasPrefix(n, folderKeys):
 			parse = func(b []byte) error { _, err := keys.ParseSlot(b); return err }
 		case strings.HasPrefix(n, folderEpochs):
-			epochs++
 			parse = func(b []byte) error {
 				e, err := keys.ParseEpoch(b)
 				if err == nil {
-					top = max(top, int(e.Epoch))
+					epochs = append(epochs, e)
 				}
 				return err
 			}
@@ -203,10 +211,28 @@ func (v *verifier) small(ctx context.Context) error {
 			return err
 		}
 	}
-	if epochs < top {
-		v.damage(Damage{Kind: "missing", Object: folderEpochs, Reason: fmt.Sprintf("%d key epochs are there, %d were made", epochs, top)})
-	}
+	v.epochs(epochs)
 	return nil
+}
+
+// epochs checks that those of the newest generation are all there: from its first one, which is number 1 or carries something, to the newest.
+func (v *verifier) epochs(found []*keys.Epoch) {
+	gen := generationOf(found)
+	first, top, have := uint32(1), uint32(0), map[uint32]bool{}
+	begun := gen == 0
+	for _, e := range found {
+		if e.Generation != gen {
+			continue
+		}
+		have[e.Epoch] = true
+		top = max(top, e.Epoch)
+		if e.Carried != "" {
+			first, begun = e.Epoch, true
+		}
+	}
+	if want := int(top) + 1 - int(first); len(have) < want || !begun {
+		v.damage(Damage{Kind: "missing", Object: folderEpochs, Reason: fmt.Sprintf("%d key epochs are there, %d were made", len(have), max(want, len(have)+1))})
+	}
 }
 
 func (v *verifier) copies(ctx context.Context, name string, parse func([]byte) error) error {
@@ -219,7 +245,7 @@ func (v *verifier) copies(ctx context.Context, name string, parse func([]byte) e
 			err = parse(b)
 		}
 		switch {
-		case err == nil && good != nil && !bytes.Equal(good, b):
+		case err == nil && good != nil && !bytes.Equal(good, b) && !v.ending(name):
 			v.damage(Damage{Kind: "replayed", Object: n, Reason: "its two copies are sound, but differ"})
 		case err == nil:
 			good = b
@@ -243,6 +269,19 @@ func (v *verifier) copies(ctx context.Context, name string, parse func([]byte) e
 		v.damage(d)
 	}
 	return nil
+}
+
+// ending: the two copies of the first epoch of a generation differ for a moment while a rekey ends, which then removes the older epochs.
+func (v *verifier) ending(name string) bool {
+	if !strings.HasPrefix(name, folderEpochs) {
+		return false
+	}
+	for _, n := range v.order {
+		if strings.HasPrefix(n, folderEpochs) && strings.TrimSuffix(n, secondCopy) < name {
+			return true
+		}
+	}
+	return false
 }
 
 // rewrite puts sound bytes in the place of damaged ones.
@@ -298,7 +337,7 @@ func (v *verifier) chain(ctx context.Context) error {
 }
 
 // references checks that everything the chain names is there with the right size.
-func (v *verifier) references(context.Context) error {
+func (v *verifier) references(ctx context.Context) error {
 	live := map[string]bool{}
 	for _, l := range v.rep.Chain.Links {
 		live[manifestName(l.Seq)] = true
@@ -315,6 +354,11 @@ func (v *verifier) references(context.Context) error {
 		case !ok:
 			v.damage(Damage{Kind: "missing", Object: name, Reason: "it is gone", Backups: v.users[name]})
 		case size != ref.Size && !v.o.ReadData:
+			if again, err := v.resealed(ctx, ref, size); err != nil {
+				return err
+			} else if again {
+				continue
+			}
 			v.damage(Damage{Kind: "damaged", Object: name, Reason: fmt.Sprintf("%d bytes instead of %d", size, ref.Size), Backups: v.users[name]})
 		}
 	}
@@ -333,6 +377,19 @@ func (v *verifier) references(context.Context) error {
 		}
 	}
 	return nil
+}
+
+// resealed: an object that a rekey sealed anew is larger than the manifest says; its header tells by how much.
+func (v *verifier) resealed(ctx context.Context, ref Ref, size int64) (bool, error) {
+	b, err := v.r.st.GetRange(ctx, ref.Name, 0, object.HeaderSize)
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrShort) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	h, err := object.ParseHeader(b)
+	return err == nil && h.Resealed && h.Size() == size && h.FirstSize() == ref.Size, nil
 }
 
 // data reads packs and lists, all or those that are due.
@@ -401,11 +458,11 @@ func (v *verifier) whole(ctx context.Context, name string, users []uint64, ref *
 		}
 		v.damage(d)
 	}
-	if ref != nil && hex.EncodeToString(h.Digest[:]) != ref.Digest {
+	if ref != nil && hex.EncodeToString(h.Identity[:]) != ref.Digest {
 		v.damage(Damage{Kind: "replayed", Object: name, Reason: "it is sound, but not the object that the manifest names", Backups: users})
 	}
 	if p := v.pieces[name]; p != nil {
-		p.digest = h.Digest
+		p.digest = h.Identity
 	}
 	return nil
 }

@@ -34,9 +34,7 @@ func (v *verifier) archive(ctx context.Context) error {
 				}
 			}
 		}
-		if prev = v.join(name, prev, cp, before); prev == nil && cp.p != nil {
-			prev = cp
-		}
+		prev = v.join(name, prev, cp, before)
 	}
 	v.marks()
 	return nil
@@ -91,6 +89,9 @@ func (v *verifier) join(name string, prev, cur *checkedPiece, before int) *check
 			v.rep.Damage[before].From = first
 		}
 		return nil
+	}
+	if cur.p.Fence { // holds nothing
+		return prev
 	}
 	if prev == nil || prev.p == nil || prev.p.Life != cur.p.Life {
 		v.beginning(name, cur.p)

@@ -7,6 +7,10 @@
 // A slot is one way to get at the master key; a repository has one or several, for several people or a change of passphrase.
 // Epoch keys seal objects: Rotate adds a new one, which new objects use at once, while old objects stay readable.
 //
+// A generation is everything under one master key. To get rid of a master key that may have leaked, a new generation is begun: its first
+// epoch carries, wrapped under the new master key, the epoch keys of the generation before it, until everything is sealed anew, and for
+// ever the key that names chunks, which are only ever named inside sealed frames.
+//
 // Slots and epochs are small JSON objects that carry a checksum for scrubs without a key; what authenticates them is that
 // they open: all their fields are additional data of the encryption, together with the digest of the repository's configuration, so
 // that nobody can switch encryption off behind the owner's back.
@@ -19,6 +23,7 @@ import (
 	"crypto/hkdf"
 	"crypto/pbkdf2"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -131,25 +136,28 @@ type Context struct {
 
 // Slot is one way to get at the master key.
 type Slot struct {
-	Version  int       `json:"version"`
-	ID       string    `json:"id"`
-	Label    string    `json:"label,omitempty"`
-	Created  time.Time `json:"created"`
-	KDF      KDF       `json:"kdf"`
-	Salt     string    `json:"salt"`
-	Nonce    string    `json:"nonce"`
-	Wrapped  string    `json:"wrapped"`
-	Checksum string    `json:"checksum"` // BLAKE3 of the JSON with an empty checksum
+	Version    int       `json:"version"`
+	ID         string    `json:"id"`
+	Generation uint32    `json:"generation,omitempty"` // of the master key
+	Label      string    `json:"label,omitempty"`
+	Created    time.Time `json:"created"`
+	KDF        KDF       `json:"kdf"`
+	Salt       string    `json:"salt"`
+	Nonce      string    `json:"nonce"`
+	Wrapped    string    `json:"wrapped"`
+	Checksum   string    `json:"checksum"` // BLAKE3 of the JSON with an empty checksum
 }
 
 // Epoch is a wrapped epoch key.
 type Epoch struct {
-	Version  int       `json:"version"`
-	Epoch    uint32    `json:"epoch"`
-	Created  time.Time `json:"created"`
-	Nonce    string    `json:"nonce"`
-	Wrapped  string    `json:"wrapped"`
-	Checksum string    `json:"checksum"`
+	Version    int       `json:"version"`
+	Epoch      uint32    `json:"epoch"`
+	Generation uint32    `json:"generation,omitempty"` // of the master key
+	Created    time.Time `json:"created"`
+	Carried    string    `json:"carried,omitempty"` // first epoch of a generation: what it takes over, nonce and sealed bytes
+	Nonce      string    `json:"nonce"`
+	Wrapped    string    `json:"wrapped"`
+	Checksum   string    `json:"checksum"`
 }
 
 const version = 1
@@ -158,6 +166,25 @@ const version = 1
 type Master struct {
 	key [32]byte
 	ctx Context
+	gen uint32
+}
+
+// Generation is the number of the master key: 0 for the first one of a repository.
+func (m *Master) Generation() uint32 { return m.gen }
+
+// Next makes the master key of the next generation.
+func (m *Master) Next(rnd io.Reader) (*Master, error) {
+	next, err := NewMaster(m.ctx, rnd)
+	if err != nil {
+		return nil, err
+	}
+	next.gen = m.gen + 1
+	return next, nil
+}
+
+// Same reports whether both are the same key.
+func (m *Master) Same(o *Master) bool {
+	return m.gen == o.gen && subtle.ConstantTimeCompare(m.key[:], o.key[:]) == 1
 }
 
 // NewMaster makes a random master key.
@@ -207,7 +234,7 @@ func (m *Master) NewSlot(secret []byte, kdf KDF, label string, now time.Time, rn
 		return nil, err
 	}
 	s := &Slot{
-		Version: version, ID: hex.EncodeToString(r[:16]), Label: label, Created: now.UTC().Truncate(time.Second), KDF: kdf,
+		Version: version, ID: hex.EncodeToString(r[:16]), Generation: m.gen, Label: label, Created: now.UTC().Truncate(time.Second), KDF: kdf,
 		Salt: hex.EncodeToString(r[16:32]), Nonce: hex.EncodeToString(r[32:]),
 	}
 	key, err := kdf.derive(secret, r[16:32])
@@ -258,21 +285,22 @@ func (s *Slot) Open(ctx Context, secret []byte) (*Master, error) {
 	if err != nil || len(plain) != 32 {
 		return nil, ErrWrongKey
 	}
-	return &Master{key: [32]byte(plain), ctx: ctx}, nil
+	return &Master{key: [32]byte(plain), ctx: ctx, gen: s.Generation}, nil
 }
 
-// Unlock tries all slots, those with a cheap derivation first: ErrWrongKey if none opens.
-func Unlock(ctx Context, slots []*Slot, secret []byte) (*Master, error) {
+// Unlock tries all slots, those with a cheap derivation first: ErrWrongKey if none opens. A slot that opens and whose master key does not
+// fit is passed over: it was made by somebody who was too late to give the repository a new generation. fits nil: any does.
+func Unlock(ctx Context, slots []*Slot, secret []byte, fits func(*Master) bool) (*Master, error) {
 	for _, file := range []bool{true, false} {
 		for _, s := range slots {
 			if (s.KDF.Name == KeyFile) != file {
 				continue
 			}
 			m, err := s.Open(ctx, secret)
-			if err == nil {
+			if err == nil && (fits == nil || fits(m)) {
 				return m, nil
 			}
-			if !errors.Is(err, ErrWrongKey) {
+			if err != nil && !errors.Is(err, ErrWrongKey) {
 				return nil, err
 			}
 		}
@@ -293,17 +321,32 @@ func (m *Master) ChunkKey() ([]byte, error) { return m.derived("erlmcp backup ch
 
 // NewEpoch makes a random epoch key and its wrapped form.
 func (m *Master) NewEpoch(number uint32, now time.Time, rnd io.Reader) (*Epoch, *[32]byte, error) {
-	r, err := random(rnd, 32+12)
+	key, err := random(rnd, 32)
 	if err != nil {
 		return nil, nil, err
 	}
-	e := &Epoch{Version: version, Epoch: number, Created: now.UTC().Truncate(time.Second), Nonce: hex.EncodeToString(r[32:])}
+	e, err := m.WrapEpoch(number, (*[32]byte)(key), nil, now, rnd)
+	return e, (*[32]byte)(key), err
+}
+
+// WrapEpoch wraps an epoch key, and with the first one of a generation what it carries.
+func (m *Master) WrapEpoch(number uint32, key *[32]byte, c *Carried, now time.Time, rnd io.Reader) (*Epoch, error) {
+	nonce, err := random(rnd, 12)
+	if err != nil {
+		return nil, err
+	}
+	e := &Epoch{Version: version, Epoch: number, Generation: m.gen, Created: now.UTC().Truncate(time.Second), Nonce: hex.EncodeToString(nonce)}
+	if c != nil {
+		if e.Carried, err = m.sealCarried(number, c, rnd); err != nil {
+			return nil, err
+		}
+	}
 	a, aad, err := m.wrapper(e)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	e.Wrapped = hex.EncodeToString(a.Seal(nil, r[32:], r[:32], aad))
-	return e, (*[32]byte)(r[:32]), nil
+	e.Wrapped = hex.EncodeToString(a.Seal(nil, nonce, key[:], aad))
+	return e, nil
 }
 
 // OpenEpoch unwraps an epoch key: ErrWrongKey if it was not wrapped by this master key.

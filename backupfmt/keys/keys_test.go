@@ -57,13 +57,13 @@ func TestEverySlotOpensWithItsOwnSecretOnly(t *testing.T) {
 		slots = append(slots, s)
 	}
 	for _, secret := range [][]byte{phras, file} {
-		got, err := Unlock(ctx, slots, secret)
+		got, err := Unlock(ctx, slots, secret, nil)
 		require.NoError(t, err)
 		require.Equal(t, m.key, got.key)
 	}
-	_, err = Unlock(ctx, slots, []byte("not the passphrase"))
+	_, err = Unlock(ctx, slots, []byte("not the passphrase"), nil)
 	require.ErrorIs(t, err, ErrWrongKey)
-	_, err = Unlock(ctx, nil, phras)
+	_, err = Unlock(ctx, nil, phras, nil)
 	require.ErrorIs(t, err, ErrWrongKey)
 }
 

@@ -14,7 +14,7 @@ import (
 //	header (72):
 //	  0   magic "ERLMOBJ1"
 //	  8   kind u8
-//	  9   flags u8: 1 sealed with AES-256-GCM
+//	  9   flags u8: 1 sealed with AES-256-GCM, 2 resealed: the clear section begins with the identity (32), see Reseal
 //	  10  zero u16
 //	  12  key epoch u32, 0 if not sealed
 //	  16  repository id (16)
@@ -57,10 +57,13 @@ const (
 	// FooterSize is the size of each of the two footers.
 	FooterSize = 128
 
-	flagSealed = 1
-	tagSize    = 16
-	prefixSize = 5 // codec and raw length inside a frame
-	aadFixed   = 48
+	flagSealed   = 1
+	flagResealed = 2
+	tagSize      = 16
+	prefixSize   = 5 // codec and raw length inside a frame
+	aadFixed     = 48
+
+	identitySize = 32 // at the beginning of the clear section of a resealed object
 
 	codecRaw  = 0
 	codecZstd = 1
@@ -128,6 +131,8 @@ type Header struct {
 	Clear  uint32 // length of the clear section
 	Body   uint32 // length of the body
 	Dir    uint32 // length of the directory, the last part of the body
+
+	Resealed bool // see Reseal; the identity counts to Clear
 }
 
 func (h *Header) put(b []byte) {
@@ -136,6 +141,9 @@ func (h *Header) put(b []byte) {
 	b[8] = byte(h.Kind)
 	if h.Sealed {
 		b[9] = flagSealed
+	}
+	if h.Resealed {
+		b[9] |= flagResealed
 	}
 	le.PutUint32(b[12:], h.Epoch)
 	copy(b[16:], h.Repo[:])
@@ -152,14 +160,14 @@ func ParseHeader(b []byte) (Header, error) {
 	if len(b) < HeaderSize || string(b[:8]) != magicHeader {
 		return Header{}, ErrNotObject
 	}
-	if crc32.Checksum(b[:68], castagnoli) != le.Uint32(b[68:]) || b[9] > flagSealed || b[10] != 0 || b[11] != 0 || le.Uint32(b[64:]) != 0 {
+	if crc32.Checksum(b[:68], castagnoli) != le.Uint32(b[68:]) || b[9]&^(flagSealed|flagResealed) != 0 || b[9] == flagResealed || b[10] != 0 || b[11] != 0 || le.Uint32(b[64:]) != 0 {
 		return Header{}, fmt.Errorf("%w: header", ErrDamaged)
 	}
 	h := Header{
-		Kind: Kind(b[8]), Sealed: b[9] == flagSealed, Epoch: le.Uint32(b[12:]), Repo: ID(b[16:32]), ID: ID(b[32:48]),
+		Kind: Kind(b[8]), Sealed: b[9]&flagSealed != 0, Resealed: b[9]&flagResealed != 0, Epoch: le.Uint32(b[12:]), Repo: ID(b[16:32]), ID: ID(b[32:48]),
 		Frames: le.Uint32(b[48:]), Clear: le.Uint32(b[52:]), Body: le.Uint32(b[56:]), Dir: le.Uint32(b[60:]),
 	}
-	if h.covered() > MaxCovered || h.Frames > h.Body || h.Dir > h.Body {
+	if h.covered() > MaxCovered || h.Frames > h.Body || h.Dir > h.Body || h.Clear < h.Shift() {
 		return h, fmt.Errorf("%w: impossible lengths in the header", ErrDamaged)
 	}
 	return h, nil
@@ -169,6 +177,33 @@ func (h *Header) covered() int64 { return HeaderSize + int64(h.Clear) + int64(h.
 
 // Size is the size of the whole object.
 func (h *Header) Size() int64 { return layoutOf(h.covered()).total() }
+
+// FirstSize is the size that the object had when it was first written, before it was resealed.
+func (h *Header) FirstSize() int64 { return layoutOf(h.covered() - int64(h.Shift())).total() }
+
+// Shift is how much further its frames lie than when it was first written: an offset that was noted then is Shift too small.
+func (h *Header) Shift() uint32 {
+	if h.Resealed {
+		return identitySize
+	}
+	return 0
+}
+
+// ClearOf is the clear section without what a reseal put before it; b is the beginning of the object. False if b ends before.
+func (h *Header) ClearOf(b []byte) ([]byte, bool) {
+	if int64(len(b)) < HeaderSize+int64(h.Clear) {
+		return nil, false
+	}
+	return b[HeaderSize+h.Shift() : HeaderSize+h.Clear], true
+}
+
+// identity is the digest that names the object for ever: that of its first form. covered holds at least header and clear section.
+func (h *Header) identity(covered []byte, own Digest) Digest {
+	if !h.Resealed {
+		return own
+	}
+	return Digest(covered[HeaderSize : HeaderSize+identitySize])
+}
 
 // footer is one of the two ends of an object.
 type footer struct {

@@ -89,6 +89,7 @@ func appendChecks(dst []byte, l layout, covered []byte) ([]byte, error) {
 type Health struct {
 	Header    Header // valid if the object could be read or healed
 	Digest    Digest // of the covered bytes as they were written
+	Identity  Digest // what others call it by: Digest, or for a resealed object that of its first form; set with Header
 	Size      int64
 	BadShards int    // data and parity shards found damaged
 	Footers   int    // damaged footers, 0..2
@@ -123,6 +124,7 @@ func Check(b []byte) (Health, error) {
 	if h.Header.ID != f.id || h.Header.covered() != f.layout.covered {
 		return h, fmt.Errorf("%w: header and footer do not belong together", ErrDamaged)
 	}
+	h.Identity = h.Header.identity(covered, h.Digest)
 	return h, nil
 }
 
@@ -188,7 +190,9 @@ func Heal(b []byte) (Health, error) {
 		return h, err
 	}
 	h.Healed = out
-	h.Header, err = ParseHeader(out)
+	if h.Header, err = ParseHeader(out); err == nil {
+		h.Identity = h.Header.identity(out, h.Digest)
+	}
 	return h, err
 }
 

@@ -76,7 +76,12 @@ type Writer struct {
 // NewWriter begins an object. key nil: not sealed. The id must be random and never used before: it is what makes the key of this
 // object its own. clearSection is stored readable and authenticated.
 func NewWriter(kind Kind, repo, id ID, epoch uint32, key *[32]byte, clearSection []byte) (*Writer, error) {
-	w := &Writer{h: Header{Kind: kind, Sealed: key != nil, Epoch: epoch, Repo: repo, ID: id, Clear: uint32(len(clearSection))}}
+	return newWriter(Header{Kind: kind, Sealed: key != nil, Epoch: epoch, Repo: repo, ID: id}, key, clearSection)
+}
+
+func newWriter(h Header, key *[32]byte, clearSection []byte) (*Writer, error) {
+	w := &Writer{h: h}
+	w.h.Clear = uint32(len(clearSection))
 	if len(clearSection) > MaxCovered/2 {
 		return nil, fmt.Errorf("%w: clear section of %d bytes", ErrTooLarge, len(clearSection))
 	}
@@ -154,6 +159,11 @@ func (w *Writer) Finish(extra []byte) ([]byte, Digest, error) {
 	if err != nil {
 		return nil, Digest{}, err
 	}
+	return w.finish(p)
+}
+
+// finish is Finish with the directory as it is to be sealed.
+func (w *Writer) finish(p Packed) ([]byte, Digest, error) {
 	w.h.Frames = uint32(len(w.stored))
 	w.h.Dir = uint32(len(p.plain) + tagSize)
 	w.h.Body = uint32(len(w.buf) - HeaderSize - int(w.h.Clear) + len(p.plain) + tagSize)
@@ -211,6 +221,15 @@ func (o *Opener) Frame(number uint32, stored []byte) ([]byte, error) {
 }
 
 func (o *Opener) open(number uint32, last bool, stored []byte, clearSum *[32]byte) ([]byte, error) {
+	plain, err := o.unseal(number, last, stored, clearSum)
+	if err != nil {
+		return nil, err
+	}
+	return decode(plain)
+}
+
+// unseal verifies and decrypts a frame.
+func (o *Opener) unseal(number uint32, last bool, stored []byte, clearSum *[32]byte) ([]byte, error) {
 	if len(stored) < prefixSize+tagSize {
 		return nil, fmt.Errorf("%w: frame of %d bytes", ErrDamaged, len(stored))
 	}
@@ -224,7 +243,7 @@ func (o *Opener) open(number uint32, last bool, stored []byte, clearSum *[32]byt
 	} else if subtle.ConstantTimeCompare(plainTag(aad, plain), stored[len(plain):]) != 1 {
 		return nil, fmt.Errorf("%w: frame %d of object %s", ErrDamaged, number, o.Header.ID)
 	}
-	return decode(plain)
+	return plain, nil
 }
 
 func decode(plain []byte) ([]byte, error) {
@@ -246,8 +265,8 @@ func decode(plain []byte) ([]byte, error) {
 // Content is a whole opened object.
 type Content struct {
 	Header Header
-	Clear  []byte
-	Digest Digest
+	Clear  []byte // without the identity of a resealed object
+	Digest Digest // what others call it by: of its bytes, or for a resealed object of those it was first written with
 	Extra  []byte // of the kind
 	Places []Frame
 	opener *Opener
@@ -265,7 +284,8 @@ func Open(stored []byte, kind Kind, repo ID, id *ID, keys KeySource) (*Content, 
 		return nil, err
 	}
 	h := &o.Header
-	c := &Content{Header: *h, Clear: stored[HeaderSize : HeaderSize+h.Clear], Digest: health.Digest, opener: o, stored: stored}
+	c := &Content{Header: *h, Digest: health.Identity, opener: o, stored: stored}
+	c.Clear, _ = h.ClearOf(stored) // as long as Check found it
 	return c, c.readDirectory()
 }
 
@@ -279,14 +299,16 @@ func Inspect(stored []byte, kind Kind, repo ID, id *ID) (*Content, error) {
 	if h.Kind != kind || h.Repo != repo || id != nil && h.ID != *id {
 		return nil, fmt.Errorf("%w: kind %c, id %s of repository %s in the place of kind %c of %s", ErrForged, h.Kind, h.ID, h.Repo, kind, repo)
 	}
-	return &Content{Header: h, Clear: stored[HeaderSize : HeaderSize+h.Clear], Digest: health.Digest}, nil
+	c := &Content{Header: h, Digest: health.Identity}
+	c.Clear, _ = h.ClearOf(stored)
+	return c, nil
 }
 
 // readDirectory opens the directory, which authenticates the clear section and the number of frames.
 func (c *Content) readDirectory() error {
 	h := &c.Header
 	from, to := HeaderSize+int(h.Clear), int(h.covered())-int(h.Dir)
-	sum := sum256(c.Clear)
+	sum := sum256(c.stored[HeaderSize:from])
 	raw, err := c.opener.open(h.Frames, true, c.stored[to:to+int(h.Dir)], &sum)
 	if err != nil {
 		return err

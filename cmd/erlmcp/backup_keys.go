@@ -18,9 +18,10 @@ keys of an epoch; rotate begins a new epoch, so that everything written from the
   keys add             another passphrase (ERLMCP_BACKUP_NEW_ENCRYPTION_KEY) or key (--new-key-file)
   keys remove SLOT     take a slot away; never the last one
   keys rotate          begin a new epoch at once; older objects stay readable
+  keys rekey           a new master key: seal everything anew, and let the old keys open nothing
 
 To change a passphrase: keys add the new one, then keys remove the old one. Whoever opened the repository once may have kept its
-master key: if that is feared, make a new repository.
+master key: if that is feared, keys rekey.
 
 Exit codes: 0 success; 1 failure; 2 wrong usage or configuration.`
 
@@ -33,7 +34,7 @@ func (a *app) backupKeysCommand() *cobra.Command {
 		Args:    knownCommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.keysListCommand(), a.keysAddCommand(), a.keysRemoveCommand(), a.keysRotateCommand())
+	cmd.AddCommand(a.keysListCommand(), a.keysAddCommand(), a.keysRemoveCommand(), a.keysRotateCommand(), a.keysRekeyCommand())
 	return cmd
 }
 
@@ -43,6 +44,7 @@ type slotDoc struct {
 	Label   string `json:"label"`
 	Created string `json:"created"`
 	KDF     string `json:"kdf"`
+	Old     bool   `json:"old,omitempty"` // opens nothing any more; the rekey that is under way removes it
 }
 
 func (a *app) keysListCommand() *cobra.Command {
@@ -58,10 +60,12 @@ func (a *app) keysListCommand() *cobra.Command {
 		}
 		docs := []slotDoc{}
 		for _, s := range slots {
-			docs = append(docs, slotDoc{ID: s.ID, Label: s.Label, Created: moment(s.Created), KDF: s.KDF.Name})
+			docs = append(docs, slotDoc{ID: s.ID, Label: s.Label, Created: moment(s.Created), KDF: s.KDF.Name, Old: s.Generation < repo.Generation()})
 		}
 		if r.asJSON {
-			return writeJSON(a.out, map[string]any{"slots": docs, "epoch": repo.Epoch(), "encrypted": repo.Encrypted()})
+			return writeJSON(a.out, map[string]any{
+				"slots": docs, "epoch": repo.Epoch(), "generation": repo.Generation(), "rekeying": repo.Rekeying(), "encrypted": repo.Encrypted(),
+			})
 		}
 		if !repo.Encrypted() {
 			_, err := fmt.Fprintln(a.out, "the repository is NOT encrypted: there are no keys")
@@ -70,12 +74,18 @@ func (a *app) keysListCommand() *cobra.Command {
 		w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
 		fmt.Fprintln(w, "SLOT\tMADE (UTC)\tKIND\tLABEL")
 		for _, s := range docs {
+			if s.Old {
+				s.Label += " (old, opens nothing any more)"
+			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.ID, s.Created, s.KDF, s.Label)
 		}
 		if err := w.Flush(); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(a.out, "epoch %d\n", repo.Epoch())
+		_, err = fmt.Fprintf(a.out, "epoch %d, generation %d\n", repo.Epoch(), repo.Generation())
+		if repo.Rekeying() {
+			_, err = fmt.Fprintln(a.out, "A rekey has begun and is not finished: old keys still open old objects. Run `erlmcp backup keys rekey` again.")
+		}
 		return err
 	})
 	return cmd
