@@ -65,10 +65,14 @@ func (r *Repo) Drill(ctx context.Context, o DrillOptions) (*DrillProof, error) {
 		o.Engine.FS = vfs.Default
 	}
 	p := &DrillProof{Version: 1, Began: r.o.Now().UTC(), Checks: []ProofCheck{}}
-	if err := r.drill(ctx, o, p); err != nil {
-		if ctx.Err() != nil {
-			return nil, err
+	err := r.drill(ctx, o, p)
+	if ctx.Err() != nil { // given up, which proves nothing
+		if p.Phases != nil { // what is there was restored by this drill
+			err = errors.Join(err, removeAll(o.Engine.FS, o.Scratch))
 		}
+		return nil, errors.Join(ctx.Err(), err)
+	}
+	if err != nil {
 		p.Error = err.Error()
 	}
 	p.OK = p.Error == "" && len(p.Checks) > 0

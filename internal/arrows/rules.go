@@ -16,10 +16,11 @@ var layers = map[string]int{
 	"engine":   2, "snapshot": 2,
 	"replication": 3, "backupfmt": 3, "forensic": 3,
 	"mcp": 4, "tcps": 4, "ops": 4, "cdc": 4,
-	"mcp/tcpstools": 5, // joins the protocol and the ledger
-	"config":        5, // read by the commands only: no library depends on how a process is configured
-	"cmd":           6,
-	"fuzz":          7, "test": 7, // test programs: they may use everything, nothing may use them
+	"mcp/tcpstools":   5, // joins the protocol and the ledger
+	"mcp/backuptools": 5, // joins the protocol and the backups
+	"config":          5, // read by the commands only: no library depends on how a process is configured
+	"cmd":             6,
+	"fuzz":            7, "test": 7, // test programs: they may use everything, nothing may use them
 	"mcp/conformance": 7,
 	"fuzz/simdisk":    0, // a file system, usable by the tests of every layer
 }

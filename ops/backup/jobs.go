@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/erlmcp/erlmcp/backupfmt"
 )
@@ -12,17 +11,16 @@ import (
 // errFound marks a job that did its work and found something bad.
 var errFound = errors.New("found")
 
-// Create makes a backup on demand, in turn with the scheduled jobs, and records it like them.
+// Create makes a backup on demand, in turn with the scheduled jobs, and records it like them. ErrBusy when too much is asked for already.
 func (s *Service) Create(ctx context.Context, o CreateOptions, report Report) (Created, error) {
 	if err := s.load(ctx); err != nil {
 		return Created{}, err
 	}
-	select {
-	case s.turn <- struct{}{}:
-	case <-ctx.Done():
-		return Created{}, ctx.Err()
+	done, err := s.takeTurn(ctx)
+	if err != nil {
+		return Created{}, err
 	}
-	defer func() { <-s.turn }()
+	defer done()
 	began := s.o.Clock.Now().UTC()
 	c, err := s.create(ctx, o, report)
 	if ctx.Err() == nil && !c.Unchanged {
@@ -116,25 +114,31 @@ func (s *Service) scrub(ctx context.Context) (string, error) {
 }
 
 func (s *Service) check(ctx context.Context, o backupfmt.VerifyOptions) (string, error) {
+	_, text, err := s.checked(ctx, o)
+	return text, err
+}
+
+// checked verifies and says in a line what was found; damage that costs something is an errFound beside the report.
+func (s *Service) checked(ctx context.Context, o backupfmt.VerifyOptions) (*backupfmt.VerifyReport, string, error) {
 	repo, _, err := s.open(ctx)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
 	rep, err := repo.Verify(ctx, o)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
 	text := fmt.Sprintf("%d objects, %d bytes, %d of them read", rep.Objects, rep.Bytes, rep.BytesSum)
 	if rep.OK() {
-		return "sound: " + text, nil
+		return rep, "sound: " + text, nil
 	}
 	d := rep.Damage[0]
 	text = fmt.Sprintf("%d findings, the first: %s %s: %s; `erlmcp backup verify --read-data` names them all", len(rep.Damage), d.Kind, d.Object, d.Reason)
 	s.event(Event{Kind: EventDamage, Job: JobVerify, Message: text})
 	if !rep.Lost() && o.Heal {
-		return "restored from parity: " + text, nil
+		return rep, "restored from parity: " + text, nil
 	}
-	return "", fmt.Errorf("%w damage: %s", errFound, text)
+	return rep, "", fmt.Errorf("%w damage: %s", errFound, text)
 }
 
 func (s *Service) prune(ctx context.Context) (string, error) {
@@ -183,26 +187,25 @@ func (s *Service) copies(ctx context.Context) (string, error) {
 
 // drill restores the newest state into scratch and checks it.
 func (s *Service) drill(ctx context.Context) (string, error) {
+	_, text, err := s.drilled(ctx, backupfmt.DrillOptions{Scratch: s.o.Scratch()})
+	return text, err
+}
+
+// drilled carries a drill out and says in a line what it found; a failed one is an errFound beside the proof.
+func (s *Service) drilled(ctx context.Context, o backupfmt.DrillOptions) (*backupfmt.DrillProof, string, error) {
 	repo, _, err := s.open(ctx)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
-	p, err := repo.Drill(ctx, backupfmt.DrillOptions{Scratch: s.o.Scratch(), Engine: s.o.Engine, Checks: s.o.Checks()})
+	o.Engine, o.Checks = s.o.Engine, s.o.Checks()
+	p, err := repo.Drill(ctx, o)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
+	text := ProofText(p)
 	if p.OK {
-		return fmt.Sprintf("backup %d and %d log entries restored, serving after %s", p.Backup, p.Entries, p.RTO.Round(time.Millisecond)), nil
-	}
-	text := p.Error
-	for _, c := range p.Checks {
-		if !c.OK && text == "" {
-			text = c.Name + ": " + c.Message
-		}
-	}
-	if p.Scratch != "" {
-		text += "; what was restored is kept in " + p.Scratch
+		return p, text, nil
 	}
 	s.event(Event{Kind: EventDrill, Job: JobDrill, Message: text})
-	return "", fmt.Errorf("%w that the backups do not restore: %s", errFound, text)
+	return p, "", fmt.Errorf("%w that the backups do not restore: %s", errFound, text)
 }

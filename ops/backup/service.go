@@ -70,6 +70,7 @@ type Service struct {
 	lag      archiveState
 	proof    time.Time // newest good drill
 	released bool      // the log is no longer held
+	waiting  int       // on demand: at work, or waiting for the turn
 }
 
 // New makes a service; nothing runs before Run, but backups can be made on demand.

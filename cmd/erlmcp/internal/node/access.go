@@ -98,6 +98,20 @@ func (n *Node) countConnection(ctx context.Context, conn net.Conn) context.Conte
 	return ctx
 }
 
+// operatorsOnly reports whether tools for operators may be offered: there is authentication, which tells them from others, or nobody but
+// users of this machine reaches the server.
+func (n *Node) operatorsOnly() bool {
+	if n.access.guard != nil {
+		return true
+	}
+	for _, address := range []string{n.cfg.Server.Listen, n.cfg.Server.TCPListen} {
+		if host, _, err := net.SplitHostPort(address); err == nil && !isLoopback(host) {
+			return false
+		}
+	}
+	return true
+}
+
 // routes adds what clients read before they have a token.
 func (a *access) routes(mux *http.ServeMux) {
 	if a.verifier == nil {

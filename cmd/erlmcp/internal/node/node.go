@@ -21,6 +21,7 @@ import (
 	"github.com/erlmcp/erlmcp/engine"
 	"github.com/erlmcp/erlmcp/internal/version"
 	"github.com/erlmcp/erlmcp/mcp"
+	"github.com/erlmcp/erlmcp/mcp/backuptools"
 	"github.com/erlmcp/erlmcp/mcp/tcpstools"
 	"github.com/erlmcp/erlmcp/ops/backup"
 	"github.com/erlmcp/erlmcp/replication/cluster"
@@ -189,7 +190,7 @@ func (n *Node) openParts(ctx context.Context) (*parts, error) {
 		AllowedHosts:    n.cfg.Server.AllowedHosts,
 		AllowedOrigins:  n.cfg.Server.AllowedOrigins,
 		Authenticator:   n.access.authenticator(),
-		ToolScopes:      n.cfg.Auth.ScopesOfTools(),
+		ToolScopes:      backuptools.ToolScopes(n.cfg.Auth.ScopesOfTools()),
 		Rates:           n.rates(),
 		MaxSockets:      int(n.cfg.Limits.Sockets),
 		SocketIdle:      n.cfg.Limits.SocketIdle,
@@ -204,6 +205,11 @@ func (n *Node) openParts(ctx context.Context) (*parts, error) {
 	}
 	if p.backups, err = n.newBackups(store); err != nil {
 		return fail(err)
+	}
+	if p.backups != nil && n.operatorsOnly() {
+		if err := backuptools.Register(p.runtime, p.backups); err != nil {
+			return fail(err)
+		}
 	}
 	return p, nil
 }
