@@ -28,7 +28,11 @@ const (
 func (s *Service) ArchiveTick(ctx context.Context) time.Time {
 	now := s.o.Clock.Now()
 	next := now.Add(s.o.Archive)
-	if !s.o.Leader() || s.unchanged(JobArchive) {
+	if !s.o.Leader() {
+		s.follow(ctx, now)
+		return next
+	}
+	if s.unchanged(JobArchive) {
 		return next
 	}
 	s.mu.Lock()
@@ -66,13 +70,53 @@ func (s *Service) ship(ctx context.Context, index uint64) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		mine := c.Backups(s.o.Life.String())
+		life, err := s.o.Life(ctx)
+		if err != nil {
+			return "", err
+		}
+		mine := c.Backups(life.String())
 		if len(mine) == 0 {
 			return "", nil
 		}
 		archive.StartAfter(mine[0].Index)
 	}
 	return ship(ctx, s.o.Store, archive, index, nil)
+}
+
+// followEvery is how often a node that does not lead asks how far the archive is.
+const followEvery = time.Minute
+
+// jobFollow is what a node that does not lead does, as a name for Service.quiet.
+const jobFollow = "follow"
+
+// follow keeps the log that the leader has not archived, so that this node can go on with the archive when it leads. The limit of what is
+// kept holds for it, too. While nothing changes nothing is asked.
+func (s *Service) follow(ctx context.Context, now time.Time) {
+	s.limitHold()
+	s.mu.Lock()
+	early := now.Sub(s.looked) < followEvery
+	s.mu.Unlock()
+	if early || s.unchanged(jobFollow) {
+		return
+	}
+	index := s.o.Store.AppliedIndex()
+	s.mu.Lock()
+	s.looked, s.repo, s.archive = now, nil, nil // what was known of its end is old
+	s.mu.Unlock()
+	_, archive, err := s.open(ctx)
+	if err != nil {
+		s.log.Debug("how far the archive is cannot be seen", "error", err)
+		return
+	}
+	s.mu.Lock()
+	s.lag = archiveState{index: archive.Last(), at: now}
+	s.released = false
+	s.mu.Unlock()
+	s.saw(jobFollow, index)
+	if archive.Last() > 0 {
+		s.hold(archive.Last() + 1)
+	}
+	s.limitHold()
 }
 
 func (s *Service) archiveWorks(ctx context.Context, now time.Time, index uint64) {

@@ -50,7 +50,11 @@ func (s *Service) create(ctx context.Context, o CreateOptions, report Report) (C
 		archive = nil
 	}
 	o.archive = archive
-	c, err := Create(ctx, s.o.Store, repo, s.o.Life, o, report)
+	life, err := s.o.Life(ctx)
+	if err != nil {
+		return Created{}, err
+	}
+	c, err := Create(ctx, s.o.Store, repo, life, o, report)
 	if err != nil {
 		s.forget(err)
 		return c, err

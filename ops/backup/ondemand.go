@@ -228,4 +228,3 @@ func ProofText(p *backupfmt.DrillProof) string {
 	}
 	return text
 }
-

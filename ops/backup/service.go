@@ -42,12 +42,15 @@ type Options struct {
 	Scratch func() string                 // a fresh directory for a drill
 	Engine  engine.Options                // of the store that a drill restores
 	Checks  func() []backupfmt.DrillCheck // of a drill
-	Life    object.ID                     // history of the store; zero: its own log
+	Life    Life                          // history of the store; nil: its own log
 	Leader  func() bool                   // nil: yes. Only the leader of a cluster runs jobs
 	Event   func(Event)                   // called by the goroutine of a job; must not block. nil: nobody listens
 	Clock   Clock                         // default: the real one
 	Logger  *slog.Logger                  // default: discard
 }
+
+// Life names the history that a store belongs to. All members of a cluster share one.
+type Life func(context.Context) (object.ID, error)
 
 // Service backs an open store up on a schedule and on demand. Its methods are safe for concurrent use; Run and Tick are for one goroutine.
 //
@@ -71,6 +74,7 @@ type Service struct {
 	proof    time.Time // newest good drill
 	released bool      // the log is no longer held
 	waiting  int       // on demand: at work, or waiting for the turn
+	looked   time.Time // when a node that does not lead looked last how far the archive is
 }
 
 // New makes a service; nothing runs before Run, but backups can be made on demand.
@@ -97,8 +101,8 @@ func New(o Options) (*Service, error) {
 	for i := range o.Copies {
 		o.Copies[i].Now = o.Clock.Now
 	}
-	if o.Life == (object.ID{}) {
-		o.Life = object.ID(o.Store.Log().ID())
+	if o.Life == nil {
+		o.Life = func(context.Context) (object.ID, error) { return object.ID(o.Store.Log().ID()), nil }
 	}
 	s := &Service{
 		o: o, log: o.Logger, turn: make(chan struct{}, 1), begun: o.Clock.Now(), jobs: map[string]*JobState{}, quiet: map[string]uint64{},
@@ -142,7 +146,7 @@ const idle = time.Minute
 func (s *Service) Tick(ctx context.Context) time.Time {
 	if !s.o.Leader() {
 		s.mu.Lock()
-		s.loaded = false // another node writes the records now
+		s.loaded, s.repo, s.archive = false, nil, nil // another node writes the records, and the archive, now
 		s.mu.Unlock()
 		return s.o.Clock.Now().Add(5 * time.Second)
 	}
@@ -253,11 +257,14 @@ func (s *Service) open(ctx context.Context) (*backupfmt.Repo, *backupfmt.Archive
 	if repo != nil {
 		return repo, archive, nil
 	}
-	repo, err := s.o.Target.Open(ctx)
+	life, err := s.o.Life(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	if archive, err = repo.OpenArchive(ctx, s.o.Life); err != nil {
+	if repo, err = s.o.Target.Open(ctx); err != nil {
+		return nil, nil, err
+	}
+	if archive, err = repo.OpenArchive(ctx, life); err != nil {
 		return nil, nil, err
 	}
 	s.mu.Lock()

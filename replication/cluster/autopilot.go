@@ -116,6 +116,11 @@ func (m *Member) elected(ctx context.Context, s replication.Status, old string, 
 	if err != nil {
 		return // it leads no more
 	}
+	hctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	if err := m.nameHistory(hctx, store); err != nil {
+		m.log.Warn("the history has no name yet; the next leader gives it one", "error", err)
+	}
+	cancel()
 	if old != "" && !heard.IsZero() {
 		e.Duration = m.o.Now().Sub(heard).Seconds()
 	}

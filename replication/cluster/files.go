@@ -31,6 +31,7 @@ type member struct {
 	Founders  []peer   `json:"founders,omitempty"` // first members of a cluster that begins with several
 	Peers     []string `json:"peers,omitempty"`    // addresses of others
 	Rebuild   string   `json:"rebuild,omitempty"`  // why the store has to be fetched
+	Begins    bool     `json:"begins,omitempty"`   // the first leader has to begin a new history
 }
 
 type peer struct {
@@ -119,7 +120,7 @@ func Init(dir string, o InitOptions) (*trust.Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	return create(dir, a, member{Name: o.Name, Advertise: o.Advertise, Voter: true, First: true}, o.Now)
+	return create(dir, a, member{Name: o.Name, Advertise: o.Advertise, Voter: true, First: true, Begins: true}, o.Now)
 }
 
 func authority(secret []byte, now time.Time) (*trust.Authority, error) {

@@ -55,7 +55,7 @@ func Recover(ctx context.Context, dir string, o engine.Options) (r Recovered, er
 	}
 	if err == nil {
 		_, err = store.Update(ctx, func(tx *engine.Tx) error {
-			return putEvent(tx, Event{Time: tx.Now(), Kind: "recover", New: me.Name, Reason: "an operator made it the only member"})
+			return errors.Join(putHistory(tx, true), putEvent(tx, Event{Time: tx.Now(), Kind: "recover", New: me.Name, Reason: "an operator made it the only member"}))
 		}, engine.WithActor("cluster:"+me.Name), engine.WithLabel("cluster recover"))
 	}
 	r.Name = me.Name

@@ -60,6 +60,7 @@ func (n *Node) newBackups(s *engine.Store) (*backup.Service, error) {
 	o := backup.Options{
 		Store: s, Archive: c.Archive, Verify: c.Verify, ScrubBudget: c.ScrubBudget, MaxChain: int(c.MaxChain), HoldLog: n.cfg.Storage.RetainLog + c.HoldLog,
 		Policy: backupfmt.Policy{Last: 1, Hourly: c.KeepHourly, Daily: c.KeepDaily}, Engine: options, Checks: integrity.DrillChecks,
+		Leader: n.leads, Life: func(ctx context.Context) (object.ID, error) { return n.lifeOf(ctx, s) },
 		Scratch: func() string { return ScratchDir(n.cfg, "", n.o.Now()) }, Logger: n.log.With("component", "backup"), Event: n.o.BackupEvent,
 	}
 	var err error
@@ -123,7 +124,10 @@ func (n *Node) Backup(ctx context.Context, r admin.BackupRequest, report backup.
 	repo, err := r.Target.Open(ctx)
 	var created backup.Created
 	if err == nil {
-		created, err = backup.Create(ctx, p.store, repo, object.ID{}, r.Options, report)
+		var life object.ID
+		if life, err = n.lifeOf(ctx, p.store); err == nil {
+			created, err = backup.Create(ctx, p.store, repo, life, r.Options, report)
+		}
 	}
 	if err != nil {
 		n.log.Warn("backup failed", "repository", r.Target.String(), "error", err)

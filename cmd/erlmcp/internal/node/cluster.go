@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/erlmcp/erlmcp/backupfmt/object"
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
 	"github.com/erlmcp/erlmcp/config"
 	"github.com/erlmcp/erlmcp/engine"
@@ -57,6 +58,24 @@ func (n *Node) openMember() error {
 	})
 	n.member = m
 	return err
+}
+
+// leads reports whether the schedules are this node's to carry out: of a cluster they are the leader's.
+func (n *Node) leads() bool {
+	if n.member == nil {
+		return true
+	}
+	node := n.member.Node()
+	return node != nil && node.IsLeader()
+}
+
+// lifeOf is the history that backups of the store belong to: that of the cluster, or of the single node's log.
+func (n *Node) lifeOf(ctx context.Context, s *engine.Store) (object.ID, error) {
+	if n.member == nil {
+		return object.ID(s.Log().ID()), nil
+	}
+	id, err := n.member.History(ctx)
+	return object.ID(id), err
 }
 
 func (n *Node) closeMember() error {

@@ -186,7 +186,7 @@ func (n *Node) openParts(ctx context.Context) (*parts, error) {
 		Logger:          n.log.With("component", "mcp"),
 		MaxMessageBytes: n.cfg.MCP.MaxMessageBytes,
 		SessionTimeout:  n.cfg.MCP.SessionTimeout,
-		Tasks:           taskLimits(n.cfg),
+		Tasks:           n.taskLimits(),
 		AllowedHosts:    n.cfg.Server.AllowedHosts,
 		AllowedOrigins:  n.cfg.Server.AllowedOrigins,
 		Authenticator:   n.access.authenticator(),

@@ -3,14 +3,19 @@ package node
 import (
 	"context"
 
-	"github.com/erlmcp/erlmcp/config"
 	"github.com/erlmcp/erlmcp/mcp"
 )
 
-// taskLimits translates the configuration of durable tasks.
-func taskLimits(c *config.Config) mcp.TaskLimits {
-	t := c.MCP.Tasks
+// taskLimits translates the configuration. The tasks of a member of a cluster carry its name, so that others take them over when it
+// is gone, and not because they start.
+func (n *Node) taskLimits() mcp.TaskLimits {
+	t := n.cfg.MCP.Tasks
+	name := ""
+	if n.member != nil {
+		name = n.member.Name()
+	}
 	return mcp.TaskLimits{
+		Node:    name,
 		Workers: int(t.Workers), Queue: int(t.Queue), Unfinished: int(t.Unfinished),
 		TTL: t.TTL, TimeLimit: t.TimeLimit, InputLimit: t.InputLimit,
 	}
