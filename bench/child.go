@@ -60,6 +60,10 @@ var kinds = map[string]func(cell) (outcome, error){
 	"press":  pressCell,
 	"rise":   riseCell,
 
+	"backup-fill":   backupFillCell,
+	"backup-change": backupChangeCell,
+	"backup-dump":   backupDumpCell,
+
 	"mcp-serve": serveCell,
 	"mcp-echo":  echoCell,
 	"mcp-task":  taskCell,

@@ -4,6 +4,7 @@
 //	go run . engine     durable transactions
 //	go run . recovery   reopen and read 1 GiB after kill -9
 //	go run . damage     what each log does when its files were damaged
+//	go run . backup     backups of the same records beside restic and borg
 //
 // Every cell of a table (one engine, one setting, one repetition) runs in a
 // process of its own, in a directory of its own on the same file system, after a

@@ -23,6 +23,7 @@ var commands = map[string]func(args []string) error{
 	"restart":  runRestart,
 	"damage":   runDamage,
 	"mcp":      runMCP,
+	"backup":   runBackup,
 	"child":    runChild, // one cell; started by the others only
 }
 
@@ -35,7 +36,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 || commands[args[0]] == nil {
-		return errors.New("usage: bench wal|engine|recovery|damage|mcp [flags]; -h after a command lists them")
+		return errors.New("usage: bench wal|engine|recovery|restart|damage|mcp|backup [flags]; -h after a command lists them")
 	}
 	err := commands[args[0]](args[1:])
 	if errors.Is(err, flag.ErrHelp) {
