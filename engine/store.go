@@ -72,7 +72,19 @@ type Store struct {
 // View runs fn on a consistent snapshot of the newest applied state; on a replicated store everything committed
 // anywhere before the call is in it. fn cannot write.
 func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
-	return s.view(ctx, fn, true)
+	return s.view(ctx, fn, !IsStale(ctx))
+}
+
+type staleKey struct{}
+
+// WithStale returns a context with which View is ViewLocal: for whoever would rather have an old answer than none. Update is not
+// affected.
+func WithStale(ctx context.Context) context.Context { return context.WithValue(ctx, staleKey{}, true) }
+
+// IsStale reports whether ctx comes from WithStale.
+func IsStale(ctx context.Context) bool {
+	stale, _ := ctx.Value(staleKey{}).(bool)
+	return stale
 }
 
 // ViewLocal is View without asking other nodes: on a replicated store the state may be old.

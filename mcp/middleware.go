@@ -11,6 +11,8 @@ import (
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+
+	"github.com/erlmcp/erlmcp/engine"
 )
 
 const (
@@ -117,10 +119,20 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 			}
 			defer done()
 		}
+		stale, err := r.wantsStale(req)
+		if err != nil {
+			return nil, err
+		}
+		if stale != nil {
+			ctx = engine.WithStale(ctx)
+		}
 		if sub, ok := req.(*sdk.SubscriptionsListenRequest); ok && call != nil {
 			res, err = r.listen(ctx, call, sub)
 		} else {
 			res, err = next(ctx, method, req)
+		}
+		if stale != nil && err == nil {
+			stale.state(res)
 		}
 		if err != nil {
 			err = notFound(req, r.explain(ctx, method, err, r.opts.Now().Sub(start)))

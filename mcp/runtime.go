@@ -86,6 +86,11 @@ type Options struct {
 	// Tasks bounds durable tasks; see [AddTaskTool].
 	Tasks TaskLimits
 
+	// Freshness is what the state is worth when other nodes are not asked: the
+	// index of its newest change, and how old it is at most (negative: not
+	// known). nil: nothing is ever old. See [MetaStale].
+	Freshness func() (index uint64, age time.Duration)
+
 	Now func() time.Time // default time.Now
 	// AfterFunc calls f in its own goroutine after d, unless stop is called
 	// before; default [time.AfterFunc]. Tests pass a clock that fits Now.

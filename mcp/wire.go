@@ -19,6 +19,7 @@ const (
 	CodeOverloaded        = -32010 // a queue is full; nothing was done, try again later
 	CodeUnauthenticated   = -32011 // no credential, or one that is not accepted; over HTTP with status 401
 	CodeMessageTooLarge   = -32012 // one message exceeds Options.MaxMessageBytes
+	CodeStale             = -32015 // this node's state is older than the client accepts (MetaStale); ask another one
 	CodeInsufficientScope = -32013 // the credential lacks a scope that data.requiredScopes names; over HTTP with status 403
 	CodeHeaderMismatch    = -32020 // an HTTP header contradicts the body, or is missing (SEP-2243)
 	CodeMissingCapability = -32021 // the client did not declare what the request needs (SEP-2575); see [MissingCapability]

@@ -79,6 +79,7 @@ type Node struct {
 	inboxes inboxes // of the other members, while this one leads
 
 	transfers transfers
+	fresh     freshness
 
 	running atomic.Bool // raft's goroutines exist
 	once    sync.Once
@@ -132,6 +133,7 @@ func (n *Node) Start(s *engine.Store) (engine.Committer, error) {
 		n.machine.router.Store(n.router)
 	}
 	go n.watch()
+	go n.keepFresh()
 	return committer{n}, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/erlmcp/erlmcp/wal"
 	"github.com/hashicorp/raft"
@@ -88,7 +89,10 @@ func (r *reads) run() {
 		if now == nil {
 			continue
 		}
-		now.index, now.err = r.find()
+		began := time.Now()
+		if now.index, now.err = r.find(); now.err == nil {
+			r.n.fresh.add(proof{began, now.index})
+		}
 		close(now.done)
 	}
 }

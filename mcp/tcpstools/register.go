@@ -74,6 +74,10 @@ func add[In, Out any](t *tools, k kind, name, title, description string, fn func
 		OutputSchema: outputSchema[Out](),
 	}
 	sdk.AddTool(t.rt.Server(), tool, func(ctx context.Context, req *sdk.CallToolRequest, in In) (*sdk.CallToolResult, Out, error) {
+		if k != reads && engine.IsStale(ctx) {
+			var none Out
+			return nil, none, &refusal{Code: codeInvalidArguments, Message: "only tools that read take " + mcp.MetaStale + "; changes are made on current state"}
+		}
 		ctx = tcps.WithActor(ctx, actor(req.ClientInfo()))
 		if keyed, ok := any(in).(interface{ key() string }); ok {
 			key := keyed.key()

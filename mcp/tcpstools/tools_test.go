@@ -317,6 +317,22 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 	require.Zero(t, p.rt.Stats().Panics)
 }
 
+func TestStaleIsForReading(t *testing.T) {
+	p := open(t, t.TempDir())
+	s := p.client(t, "http", "2026-07-28", nil)
+	stale := sdk.Meta{mcp.MetaStale: true}
+	res, err := s.CallTool(t.Context(), &sdk.CallToolParams{Meta: stale, Name: "wip_get", Arguments: args{"bucket": "cost"}})
+	require.NoError(t, err)
+	require.False(t, res.IsError)
+	require.Contains(t, res.Meta, mcp.MetaStaleness)
+	res, err = s.CallTool(t.Context(), &sdk.CallToolParams{Meta: stale, Name: "wip_set_limit", Arguments: args{"bucket": "cost", "limit": 7}})
+	require.NoError(t, err)
+	require.True(t, res.IsError, "a change is never made on old state")
+	var now struct{ Buckets []struct{ Limit int } }
+	do(t, s, "wip_get", args{"bucket": "cost"}, &now)
+	require.NotEqual(t, 7, now.Buckets[0].Limit)
+}
+
 func TestIdempotencyKeyMakesARetryHarmless(t *testing.T) {
 	dir := t.TempDir()
 	p := open(t, dir)

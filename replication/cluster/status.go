@@ -23,7 +23,7 @@ type Status struct {
 	Leader      string       `json:"leader,omitempty"`
 	LeaderURL   string       `json:"leader_url,omitempty"`
 	Heard       *time.Time   `json:"heard,omitempty"` // from the leader; absent on the leader
-	Age         float64      `json:"age_seconds"`     // how old a stale read here may be
+	Age         float64      `json:"age_seconds"`     // how old a stale read here is at most; -1: unknown
 	Quorum      bool         `json:"quorum"`          // a linearizable read just succeeded here
 	QuorumError string       `json:"quorum_error,omitempty"`
 	Commit      uint64       `json:"commit"`
@@ -46,21 +46,18 @@ type MemberInfo struct {
 	Error   string `json:"error,omitempty"`
 }
 
-// Age is how old a stale read on this member may be: nothing was heard from a leader for this long. 0 on a leader; -1 before
-// the first word of a leader.
+// Age is how old a stale read on this member is at most: everything that was committed anywhere so long ago is in its state. A
+// majority has proven it; -1 before the first proof since the start.
 func (m *Member) Age() time.Duration {
 	node := m.Node()
 	if node == nil {
 		return -1
 	}
-	s := node.Status()
-	switch {
-	case s.State == raft.Leader.String():
-		return 0
-	case s.Heard.IsZero():
+	at := node.AsOf()
+	if at.IsZero() {
 		return -1
 	}
-	return m.o.Now().Sub(s.Heard)
+	return time.Since(at) // both of the monotonic clock
 }
 
 // HasLeader reports whether this member knows a leader.
@@ -84,7 +81,9 @@ func (m *Member) Status(ctx context.Context) (Status, error) {
 	if !s.Heard.IsZero() {
 		out.Heard = &s.Heard
 	}
-	out.Age = max(m.Age().Seconds(), -1)
+	if out.Age = -1; m.Age() >= 0 {
+		out.Age = m.Age().Seconds()
+	}
 	all, err := records(ctx, store)
 	if err != nil {
 		return out, err

@@ -132,6 +132,18 @@ func (n *Node) closeStore(s *engine.Store) error {
 	return n.member.Stop()
 }
 
+// freshness tells clients that want a stale read what it is worth. The index is read after the age: a state that has grown since is
+// no older.
+func (n *Node) freshness(s *engine.Store) func() (uint64, time.Duration) {
+	return func() (uint64, time.Duration) {
+		age := time.Duration(0)
+		if n.member != nil {
+			age = n.member.Age()
+		}
+		return s.AppliedIndex(), age
+	}
+}
+
 // rebuild tells when the member's store must not be used any more.
 func (n *Node) rebuild() <-chan struct{} {
 	if n.member == nil {

@@ -187,6 +187,7 @@ func (n *Node) openParts(ctx context.Context) (*parts, error) {
 		MaxMessageBytes: n.cfg.MCP.MaxMessageBytes,
 		SessionTimeout:  n.cfg.MCP.SessionTimeout,
 		Tasks:           n.taskLimits(),
+		Freshness:       n.freshness(store),
 		AllowedHosts:    n.cfg.Server.AllowedHosts,
 		AllowedOrigins:  n.cfg.Server.AllowedOrigins,
 		Authenticator:   n.access.authenticator(),
