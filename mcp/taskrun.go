@@ -121,6 +121,9 @@ func (tr *taskRunner) add(tool *taskTool) {
 	tr.mu.Unlock()
 	if first {
 		tr.rt.Go(tr.loop)
+		if tr.limits.Node != "" {
+			tr.rt.Go(tr.follow)
+		}
 	}
 	tr.poke()
 }
@@ -330,17 +333,24 @@ func (tr *taskRunner) gone(run *taskRun) {
 	tr.mu.Unlock()
 }
 
-// changed tells everybody who waits that a committed change of a task can be seen.
+// changed tells everybody who waits that a committed change of a task can be seen. Among several nodes subscribers hear of it from
+// follow, wherever it was made.
 func (tr *taskRunner) changed(rec *taskRecord) {
+	tr.tellWaiters(rec)
+	if tr.limits.Node == "" {
+		tr.rt.publishTask(rec.Principal, rec.ID)
+	}
+}
+
+func (tr *taskRunner) tellWaiters(rec *taskRecord) {
 	tr.mu.Lock()
+	defer tr.mu.Unlock()
 	for _, ch := range tr.watchers[rec.ID] {
 		select {
 		case ch <- true:
 		default:
 		}
 	}
-	tr.mu.Unlock()
-	tr.rt.publishTask(rec.Principal, rec.ID)
 }
 
 // over counts a task that has ended and stops its handler.

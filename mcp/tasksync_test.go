@@ -183,6 +183,46 @@ func TestSubscriberHearsOfEveryCommittedStatus(t *testing.T) {
 	s := serveTasks(t, t.TempDir(), mcp.Options{}, addGreet)
 	id := s.make("greet", map[string]any{"name": ""})
 	key := s.question(id)
+	next := s.listen(id)
+	method, params := next()
+	require.Equal(t, "notifications/tasks", method)
+	require.Contains(t, params["inputRequests"], key)
+	require.EqualValues(t, 7, params["_meta"].(map[string]any)[sdk.MetaKeySubscriptionID])
+	require.Nil(t, s.answerWith(id, key, "Ada").Error)
+	for params["status"] != "completed" {
+		method, params = next()
+		require.Equal(t, "notifications/tasks", method)
+	}
+	require.NotNil(t, params["result"], "the notification is what tasks/get returns")
+}
+
+func TestSubscriberOfOneNodeHearsOfATaskOnAnother(t *testing.T) {
+	clock := newClock()
+	store, err := engine.Open("data", engine.Options{FS: vfs.NewMem(), Now: clock.Now, SweepInterval: -1, SegmentSize: 1 << 20})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, store.Close()) })
+	a := onNode(t, store, clock, "a", addGreet)
+	id := a.make("greet", map[string]any{"name": ""})
+	key := a.question(id)
+	b := onNode(t, store, clock, "b", addGreet) // the task runs on a
+	require.Eventually(t, func() bool { return len(ownerRows(t, store)) == 2 }, 10*time.Second, time.Millisecond)
+	next := b.listen(id)
+	_, params := next()
+	require.Contains(t, params["inputRequests"], key)
+	require.Nil(t, a.answerWith(id, key, "Ada").Error)
+	for params["status"] != "completed" {
+		var method string
+		method, params = next()
+		require.Equal(t, "notifications/tasks", method)
+	}
+	require.EqualValues(t, 1, a.rt.Stats().Tasks.Completed)
+	require.Zero(t, b.rt.Stats().Tasks.Completed)
+	require.Equal(t, "Hello, accept Ada!", b.get(id).text())
+}
+
+// listen subscribes to a task and returns what waits for its next notification.
+func (s *taskServer) listen(id string) (next func() (method string, params map[string]any)) {
+	t := s.t
 	body, err := json.Marshal(map[string]any{"jsonrpc": "2.0", "id": 7, "method": "subscriptions/listen", "params": map[string]any{
 		"notifications": map[string]any{"taskIds": []string{id, "UNKNOWN"}},
 		"_meta": map[string]any{
@@ -200,9 +240,9 @@ func TestSubscriberHearsOfEveryCommittedStatus(t *testing.T) {
 	}
 	res, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
-	defer res.Body.Close()
+	t.Cleanup(func() { _ = res.Body.Close() })
 	lines := bufio.NewScanner(res.Body)
-	next := func() (method string, params map[string]any) {
+	next = func() (method string, params map[string]any) {
 		for lines.Scan() {
 			if text, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
 				var m struct {
@@ -219,16 +259,7 @@ func TestSubscriberHearsOfEveryCommittedStatus(t *testing.T) {
 	method, params := next()
 	require.Equal(t, "notifications/subscriptions/acknowledged", method)
 	require.Equal(t, []any{id}, params["notifications"].(map[string]any)["taskIds"])
-	method, params = next()
-	require.Equal(t, "notifications/tasks", method)
-	require.Contains(t, params["inputRequests"], key)
-	require.EqualValues(t, 7, params["_meta"].(map[string]any)[sdk.MetaKeySubscriptionID])
-	require.Nil(t, s.answerWith(id, key, "Ada").Error)
-	for params["status"] != "completed" {
-		method, params = next()
-		require.Equal(t, "notifications/tasks", method)
-	}
-	require.NotNil(t, params["result"], "the notification is what tasks/get returns")
+	return next
 }
 
 // onNode starts a runtime of a named node on a store that it shares.
