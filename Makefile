@@ -37,15 +37,16 @@ TESTFLAGS ?=
 FUZZTIME  ?= 30s
 CRASH_STATES ?= 1000000
 CORRUPTIONS  ?= 20000
+DAMAGES      ?= 1000
 MIN          ?= 2
 FAILOVERS    ?= 100
 SOAKFLAGS    ?=
 BENCHFLAGS   ?=
 
-.PHONY: cluster failover failures help build serve test lint conformance conversations fuzz crash corruption soak bench bench-wal install clean
+.PHONY: backup-faults cluster failover failures help build serve test lint conformance conversations fuzz crash corruption soak bench bench-wal install clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-13s %s\n' "$$t" "$$d"; done
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
 
 build: ## build the static binaries into ./bin
 	@mkdir -p $(BIN)
@@ -108,6 +109,9 @@ crash: ## power loss at every disk operation, CRASH_STATES (1000000) of them
 
 corruption: ## damage at rest, CORRUPTIONS (20000) per kind of file
 	ERLMCP_CORRUPTIONS=$(CORRUPTIONS) $(GO) test -timeout 0 -run 'Corruption|Damage' -v $(TESTFLAGS) ./fuzz
+
+backup-faults: ## backups: kill at every change of every operation, DAMAGES (1000) random damages
+	ERLMCP_TEST_BACKUP_KILLS=all ERLMCP_TEST_BACKUP_DAMAGES=$(DAMAGES) $(GO) test -count=1 -timeout 0 -run 'Killed|Fenced|RandomDamage|KeyAndNonce' -v $(TESTFLAGS) ./backupfmt
 
 soak: ## the real server under load for MIN (2) minutes, kill -9 every few seconds; SOAKFLAGS='-seed N -rate 0'
 	$(GO) run ./test/soak -duration $(MIN)m $(SOAKFLAGS)

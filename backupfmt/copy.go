@@ -54,16 +54,10 @@ func Mirror(ctx context.Context, from, to store.Store, o CopyOptions) (*CopyRepo
 	if err := c.survey(ctx); err != nil {
 		return c.rep, err
 	}
-	// What is named comes before what names it, so that the copy is a sound repository at every moment.
-	for _, stage := range [][]string{
-		{folderKeys, folderEpochs}, {folderPacks, folderLists, folderArchive, folderProofs}, {folderManifest}, {nameConfig},
-	} {
-		for _, i := range c.names {
-			if hasAnyPrefix(i.Name, stage) {
-				if err := c.object(ctx, i); err != nil {
-					return c.rep, err
-				}
-			}
+	// What is named comes before what names it, so that the copy is a sound repository at every moment; with the configuration it is one.
+	for _, stage := range [][]string{{folderKeys, folderEpochs}, {folderPacks, folderLists, folderArchive, folderProofs}, {folderManifest}} {
+		if err := c.stage(ctx, stage); err != nil {
+			return c.rep, err
 		}
 	}
 	if head != nil {
@@ -71,6 +65,9 @@ func Mirror(ctx context.Context, from, to store.Store, o CopyOptions) (*CopyRepo
 		if c.rep.Bytes += n; err != nil {
 			return c.rep, err
 		}
+	}
+	if err := c.stage(ctx, []string{nameConfig}); err != nil {
+		return c.rep, err
 	}
 	if err := c.dropOldKeys(ctx); err != nil || !o.Delete {
 		return c.rep, err
@@ -103,6 +100,18 @@ func (c *copier) survey(ctx context.Context) error {
 	old, err := c.oldKeys(ctx)
 	c.rekeyed = len(old) > 0
 	return err
+}
+
+// stage brings the objects with these beginnings to the target.
+func (c *copier) stage(ctx context.Context, prefixes []string) error {
+	for _, i := range c.names {
+		if hasAnyPrefix(i.Name, prefixes) {
+			if err := c.object(ctx, i); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // object brings one object to the target.

@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -128,69 +132,129 @@ func TestASoundRepositoryVerifiesWithAndWithoutTheKey(t *testing.T) {
 	}
 }
 
-// Every way of hurting a stored object is found without the key, by the full scrub; and it never says that something is lost
-// that a restore can still read.
+// damages is how many random damages are tried: ERLMCP_TEST_BACKUP_DAMAGES, else few.
+func damages(t *testing.T) int {
+	t.Helper()
+	n := 60
+	if text := os.Getenv("ERLMCP_TEST_BACKUP_DAMAGES"); text != "" {
+		var err error
+		n, err = strconv.Atoi(text)
+		require.NoError(t, err)
+	}
+	return n
+}
+
+// hurt damages one object in a random way and says how; "" if it did not. again puts everything back.
+func (w *world) hurt(rng *rand.Rand, all []string, foreign map[string][]byte, was map[string][]byte) (name, how string, again func()) {
+	w.t.Helper()
+	name = all[rng.IntN(len(all))]
+	b := bytes.Clone(was[name])
+	other := all[rng.IntN(len(all))]
+	again = func() { put(w.t, w.disk, name, was[name]); put(w.t, w.disk, other, was[other]) }
+	switch rng.IntN(8) {
+	case 0:
+		b[rng.IntN(len(b))] ^= byte(1 << rng.IntN(8))
+		how = "flipped"
+	case 1:
+		b = b[:rng.IntN(len(b))]
+		how = "cut"
+	case 2:
+		at := rng.IntN(len(b))
+		end := at + 1 + rng.IntN(len(b)-at)
+		clear(b[at:end])
+		if !bytes.Equal(b, was[name]) {
+			how = "zeroed"
+		}
+	case 3:
+		b = append(b, byte(rng.Uint32()))
+		how = "grown"
+	case 4:
+		require.NoError(w.t, w.disk.Delete(bg, name))
+		return name, "deleted", again
+	case 5:
+		if bytes.Equal(was[name], was[other]) {
+			return name, "", again
+		}
+		put(w.t, w.disk, other, was[name])
+		b, how = was[other], "swapped with "+other
+	case 6:
+		// An older or other object of the same kind in its place, as by a replay.
+		if other == name || bytes.Equal(was[name], was[other]) || path.Dir(other) != path.Dir(name) {
+			return name, "", again
+		}
+		b, how = was[other], "replayed from "+other
+	case 7:
+		f, ok := foreign[path.Dir(name)]
+		if !ok || name == nameLedger {
+			return name, "", again
+		}
+		b, how = f, "from another repository"
+	}
+	if how != "" {
+		put(w.t, w.disk, name, b)
+	}
+	return name, how, again
+}
+
+// TestRandomDamageIsFound hurts stored objects at random: bits flipped, cut, zeroed, grown, deleted, swapped, replayed, mixed with
+// another repository. All of it is found without the key and with it, it is healed as far as the parity was made for, and it is never said that
+// something is lost that a restore can still read.
 func TestRandomDamageIsFound(t *testing.T) {
 	w := history(t, 51)
-	all := w.names("")
-	rng := rand.New(rand.NewPCG(51, 9))
-	newest := w.names(folderArchive)
-	for trial := range 120 {
-		c := w.copyOf()
-		name := all[rng.IntN(len(all))]
-		b, _, err := c.Get(bg, name)
+	stranger := brief(t, 151)
+	foreign := map[string][]byte{}
+	for _, n := range stranger.names("") {
+		b, _, err := stranger.disk.Get(bg, n)
 		require.NoError(t, err)
-		what := ""
-		switch rng.IntN(4) {
-		case 0:
-			b[rng.IntN(len(b))] ^= byte(1 << rng.IntN(8))
-			what = "flipped"
-			put(t, c, name, b)
-		case 1:
-			b = b[:rng.IntN(len(b))]
-			what = "cut"
-			put(t, c, name, b)
-		case 2:
-			if name == newest[len(newest)-1] {
-				continue // nothing names the newest piece of the archive yet: see the threat model
-			}
-			what = "deleted"
-			require.NoError(t, c.Delete(bg, name))
-		case 3:
-			other := all[rng.IntN(len(all))]
-			o, _, err := c.Get(bg, other)
-			require.NoError(t, err)
-			if other == name || bytes.Equal(b, o) {
-				continue
-			}
-			what = "swapped with " + other
-			put(t, c, name, o)
-			put(t, c, other, b)
-		}
-		if name == nameLedger || strings.Contains(what, nameLedger) {
-			continue
-		}
-		rep, err := Scrub(bg, c, VerifyOptions{ReadData: true})
-		if err != nil {
-			require.True(t, strings.HasPrefix(name, nameConfig), "trial %d: %s %s: %v", trial, name, what, err)
-			continue
-		}
-		require.NotEmpty(t, rep.Damage, "trial %d: %s %s", trial, name, what)
-		if what == "flipped" {
-			require.False(t, rep.Lost(), "trial %d: %s: one bit can be healed: %+v", trial, name, rep.Damage)
-			rep, err = Scrub(bg, c, VerifyOptions{ReadData: true, Heal: true})
-			require.NoError(t, err)
-			require.NotEmpty(t, rep.Damage)
-			rep, err = Scrub(bg, c, VerifyOptions{ReadData: true})
-			require.NoError(t, err)
-			require.Empty(t, rep.Damage, "trial %d: %s was healed", trial, name)
-			b, _, err := c.Get(bg, name)
-			require.NoError(t, err)
-			was, _, err := w.disk.Get(bg, name)
-			require.NoError(t, err)
-			require.True(t, bytes.Equal(b, was), "healed to what it was")
+		foreign[path.Dir(n)] = b
+		if n == nameHead || n == nameConfig {
+			foreign[n] = b
 		}
 	}
+	delete(foreign, ".")
+	all := w.names("")
+	was := tree(t, w.disk)
+	pieces := w.names(folderArchive)
+	rng := rand.New(rand.NewPCG(51, 9))
+	found, healed := map[string]int{}, 0
+	for trial := 0; trial < damages(t); {
+		name, how, again := w.hurt(rng, all, foreign, was)
+		// Nothing names the newest piece of the archive yet: see the threat model.
+		if how == "" || name == nameLedger || how == "deleted" && name == pieces[len(pieces)-1] {
+			again()
+			continue
+		}
+		trial++
+		kind, _, _ := strings.Cut(how, " ")
+		found[kind]++
+		rep, err := Scrub(bg, w.disk, VerifyOptions{ReadData: true, NoLedger: true})
+		if err != nil {
+			require.True(t, strings.HasPrefix(name, nameConfig), "trial %d: %s %s: %v", trial, name, how, err)
+		} else {
+			require.NotEmpty(t, rep.Damage, "trial %d: %s %s", trial, name, how)
+		}
+		if r, err := Open(bg, w.disk, w.options()); err == nil {
+			keyed, err := r.Verify(bg, VerifyOptions{ReadData: true, NoLedger: true})
+			require.NoError(t, err, "trial %d: %s %s", trial, name, how)
+			require.NotEmpty(t, keyed.Damage, "trial %d: %s %s, with the key", trial, name, how)
+		}
+		if how == "flipped" || how == "grown" {
+			require.False(t, rep.Lost(), "trial %d: %s: one bit can be healed: %+v", trial, name, rep.Damage)
+		}
+		if rep != nil && !rep.Lost() {
+			healed++
+			rep, err = Scrub(bg, w.disk, VerifyOptions{ReadData: true, Heal: true, NoLedger: true})
+			require.NoError(t, err)
+			require.True(t, slices.ContainsFunc(rep.Damage, func(d Damage) bool { return d.Written || d.Object == nameHead }), "it says what it healed: %s %s", name, how)
+			b, _, err := w.disk.Get(bg, name)
+			if err == nil {
+				require.True(t, bytes.Equal(b, was[name]), "trial %d: %s %s was not healed to what it was", trial, name, how)
+			}
+		}
+		again()
+	}
+	require.Equal(t, was, tree(t, w.disk))
+	t.Logf("%d damages, all found with and without the key: %v; %d healed byte by byte from parity or second copies", damages(t), found, healed)
 }
 
 func TestTheCheapCheckFindsMissingAndTruncatedObjects(t *testing.T) {

@@ -154,19 +154,24 @@ is a repository in its own right, and a copy of a copy is the original.
 What is there already is not sent again: run it after every backup, or run it again when it was interrupted. Every object is checked before
 it is sent, and healed from its parity if it can be; damage does not spread. Copy one way only.
 
+With --delete the target becomes a mirror: what a prune removed from the source is removed from it. A target that is not an older state of the
+source is refused, and nothing in it is changed: it may hold the only copy of something.
+
 Exit codes: 0 copied; 1 not all of it was copied; 2 wrong usage or configuration.`
 
 func (a *app) backupCopyCommand() *cobra.Command {
 	var to string
+	var o backupfmt.CopyOptions
 	cmd := &cobra.Command{
 		Use:     "copy --to URL",
 		Short:   "Copy a repository to another directory or bucket",
 		Long:    backupCopyLong,
-		Example: "  erlmcp backup copy --repo /var/backups/erlmcp --to s3://erlmcp-backups/site-a",
+		Example: "  erlmcp backup copy --repo /var/backups/erlmcp --to s3://erlmcp-backups/site-a\n  erlmcp backup copy --to /mnt/second/erlmcp --delete",
 		Args:    cobra.NoArgs,
 	}
 	r := a.repoFlags(cmd)
 	cmd.Flags().StringVar(&to, "to", "", "place of the copy: a directory or s3://BUCKET/PREFIX, `URL`")
+	cmd.Flags().BoolVar(&o.Delete, "delete", false, "remove from the target what the source no longer has")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := r.load(cmd)
 		if err != nil {
@@ -186,13 +191,18 @@ func (a *app) backupCopyCommand() *cobra.Command {
 		return onSignal(func(ctx context.Context) error {
 			m := a.newMeter(r.asJSON)
 			defer m.close()
-			rep, err := copyRepo(ctx, t, dest, m)
+			rep, err := copyRepo(ctx, t, dest, o, m)
 			if err != nil {
 				return backup.Explain(err, t.String())
 			}
-			doc := map[string]any{"from": t.String(), "to": dest.String(), "copied": rep.Copied, "present": rep.Present, "bytes": rep.Bytes}
+			doc := map[string]any{
+				"from": t.String(), "to": dest.String(), "copied": rep.Copied, "present": rep.Present, "bytes": rep.Bytes, "deleted": rep.Deleted, "freed": rep.Freed,
+			}
 			return r.result(m, doc, func() error {
 				_, err := fmt.Fprintf(a.out, "copied %d objects, %s; %d were there already\n", rep.Copied, bytesText(rep.Bytes), rep.Present)
+				if o.Delete {
+					_, err = fmt.Fprintf(a.out, "removed %d objects, %s\n", rep.Deleted, bytesText(rep.Freed))
+				}
 				return err
 			})
 		})
@@ -200,7 +210,7 @@ func (a *app) backupCopyCommand() *cobra.Command {
 	return cmd
 }
 
-func copyRepo(ctx context.Context, from, to backup.Target, m *meter) (*backupfmt.CopyReport, error) {
+func copyRepo(ctx context.Context, from, to backup.Target, o backupfmt.CopyOptions, m *meter) (*backupfmt.CopyReport, error) {
 	src, err := from.Store(ctx, false)
 	if err != nil {
 		return nil, err
@@ -209,7 +219,8 @@ func copyRepo(ctx context.Context, from, to backup.Target, m *meter) (*backupfmt
 	if err != nil {
 		return nil, err
 	}
-	return backupfmt.Copy(ctx, src, dst, func(_ string, done, total int64) {
+	o.Progress = func(_ string, done, total int64) {
 		m.tell(backup.Progress{Phase: "copy", Done: done, Total: total, Unit: "bytes"})
-	})
+	}
+	return backupfmt.Mirror(ctx, src, dst, o)
 }
