@@ -364,10 +364,14 @@ func (c *chainer) seal(b *batch, prev chainValue, out []byte, seed uint32) (v ch
 	} else {
 		v = c.next(prev, out)
 	}
-	t := out[len(out)-trailerSize:]
+	sealTrailer(out[len(out)-trailerSize:], v, seed)
+	return v
+}
+
+// sealTrailer adds the chain value and the CRC to an encoded trailer.
+func sealTrailer(t []byte, v chainValue, seed uint32) {
 	copy(t[96:], v[:])
 	binary.LittleEndian.PutUint32(t[4:], crc32.Update(seed, castagnoli, t[8:]))
-	return v
 }
 
 func decodeTrailer(b []byte, seed uint32) (t batchTrailer, err error) {

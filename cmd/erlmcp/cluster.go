@@ -51,8 +51,7 @@ func (a *app) clusterCommand() *cobra.Command {
 			"promote makes a non-voter a voter. It should be close to the others: the slowest of a majority decides how fast writes are.", 1),
 		a.clusterOrder("rotate", "Renew this member's certificate now",
 			"rotate gives the member a new key and certificate. It does so by itself after two thirds of the certificate's year.", -1),
-		a.clusterOrder("repair", "Fetch this member's state anew from another one",
-			"repair gives up the member's store and fetches the state from another member, verified, while the process lives. Use it when\nerlmcp verify finds damage. A member whose log is damaged when it starts, or whose state differs from the others', does so by\nitself.", -1))
+		a.clusterRepair())
 	return cmd
 }
 

@@ -298,6 +298,10 @@ func call(ctx context.Context, dial func(context.Context) (net.Conn, error), pat
 }
 
 func exchange(ctx context.Context, c *http.Client, url string, body []byte, answer any) error {
+	return exchangeUpTo(ctx, c, url, body, answer, maxBody)
+}
+
+func exchangeUpTo(ctx context.Context, c *http.Client, url string, body []byte, answer any, limit int64) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return err
@@ -308,7 +312,7 @@ func exchange(ctx context.Context, c *http.Client, url string, body []byte, answ
 		return err
 	}
 	defer resp.Body.Close()
-	raw := http.MaxBytesReader(nil, resp.Body, maxBody)
+	raw := http.MaxBytesReader(nil, resp.Body, limit)
 	if resp.StatusCode != http.StatusOK {
 		var no struct{ Error string }
 		if err := json.NewDecoder(raw).Decode(&no); err != nil {

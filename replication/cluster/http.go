@@ -56,6 +56,7 @@ func (m *Member) serve() {
 	handle(admin, "/admit", m.onAdmit)
 	handle(admin, "/renew", m.onRenew)
 	handle(admin, "/order", m.onOrder)
+	handle(admin, "/entries", m.onEntries)
 	join := http.NewServeMux()
 	handle(join, "/join", m.onJoin)
 	for protocol, mux := range map[string]http.Handler{port.Admin: admin, port.Join: join} {
