@@ -100,7 +100,7 @@ func (r *Repo) session(ctx context.Context, kind string) (string, error) {
 		return "", fmt.Errorf("backup: random session: %w", err)
 	}
 	name := hex.EncodeToString(token[:])
-	b, err := json.Marshal(map[string]string{"kind": kind, "began": r.o.Now().UTC().Format(time.RFC3339), "session": name})
+	b, err := json.Marshal(sessionMark{Began: r.o.Now().UTC().Format(time.RFC3339), Format: packIndexFormat, Kind: kind, Session: name})
 	if err != nil {
 		return "", fmt.Errorf("backup: encode session: %w", err)
 	}
@@ -149,6 +149,11 @@ func (r *Repo) store(ctx context.Context, c *Chain, src Source, parent *Link, to
 	if err != nil {
 		return nil, err
 	}
+	if parent == nil {
+		if w.found, err = r.findUnfinished(ctx, c, token); err != nil {
+			return nil, err
+		}
+	}
 	add := func(e *snapshot.Entry) error {
 		if o.Progress != nil && w.stats.Rows%4096 == 0 {
 			o.Progress(w.stats.Rows, w.stats.Raw)
@@ -176,7 +181,9 @@ func (r *Repo) store(ctx context.Context, c *Chain, src Source, parent *Link, to
 		StateHash: hex.EncodeToString(st.Hash[:]), Rows: w.stats.Rows, Removed: w.stats.Removed, RawBytes: w.stats.Raw,
 		NewBytes: w.stats.Stored, Chunks: w.stats.Chunks, NewChunks: w.stats.NewChunks, Tables: w.stats.Tables,
 	}
-	return r.commit(ctx, c, inv, det, func(newer *Link) error { return fence(newer, token, needs) })
+	return r.commit(ctx, c, inv, det, func(newer *Link) error {
+		return errors.Join(fence(newer, token, needs), w.found.fence(newer))
+	})
 }
 
 // lastFull is the newest full backup of any history: its chunks may be shared.

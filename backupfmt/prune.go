@@ -208,17 +208,18 @@ func sessionOf(name string) string {
 // judge decides which sessions are given up: those that stored nothing since the last prune looked.
 func (s *surveyed) judge(c *Chain, all bool, rep *PruneReport) map[string]int {
 	before := map[string]int{}
+	var given []string // up by the last prune, which did not get to remove them, or has not yet: given up they stay
 	committed := map[string]bool{}
 	for _, l := range c.Links {
 		if l.Kind == Prune {
-			before = l.Watched
+			before, given = l.Watched, l.Aborted
 		}
 		committed[l.Session] = true
 	}
 	watched := map[string]int{}
 	for name, n := range s.sessions {
 		was, known := before[name]
-		if all || committed[name] || known && was == n {
+		if all || committed[name] || known && was == n || slices.Contains(given, name) {
 			rep.Aborted = append(rep.Aborted, name)
 			continue
 		}

@@ -21,6 +21,7 @@ type runWriter struct {
 	session string
 	names   *namer
 	base    *baseCursor // chunks of an older run that need not be stored again; may be nil
+	found   *unfinished // chunks that an interrupted backup stored; may be nil
 	up      *errgroup.Group
 
 	block snapshot.BlockBuilder
@@ -31,7 +32,7 @@ type runWriter struct {
 
 	pack   *object.Writer
 	packNo int
-	chunks []byte // the pack's own index: chunk ids and lengths
+	chunks []byte // the pack's own index: per frame the number of its chunks, their ids and lengths
 	packs  []*Ref
 	old    map[string]int // packs of older runs, by name
 
@@ -56,6 +57,16 @@ type frameJob struct {
 	packed object.Packed
 	err    error
 	done   chan struct{}
+}
+
+// own is how many of the chunks are in the frame itself.
+func (j *frameJob) own() (n int) {
+	for _, known := range j.known {
+		if !known {
+			n++
+		}
+	}
+	return n
 }
 
 func (r *Repo) newRunWriter(ctx context.Context, session string, base *baseCursor) (*runWriter, error) {
@@ -113,6 +124,8 @@ func (w *runWriter) cut() error {
 	}
 	if known {
 		it.pack = w.reuse(w.base.packs[it.pack])
+	} else if known = w.found.find(&it); known {
+		it.pack = w.reuse(w.found.packs[it.pack].ref)
 	} else {
 		if w.cur.raw == nil {
 			w.cur.raw = borrow(&w.r.frameBufs, frameSize+chunkMost)
@@ -179,6 +192,7 @@ func (w *runWriter) place() error {
 				if f, err = w.addFrame(j.packed); err != nil {
 					return err
 				}
+				w.chunks = binary.AppendUvarint(w.chunks, uint64(j.own()))
 			}
 			it.pack, it.frame = w.packNo, f
 			w.chunks = append(w.chunks, it.id[:]...)

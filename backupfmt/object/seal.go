@@ -313,6 +313,12 @@ func (c *Content) readDirectory() error {
 	if err != nil {
 		return err
 	}
+	return c.places(raw, from, to)
+}
+
+// places decodes a directory of the frames between from and to.
+func (c *Content) places(raw []byte, from, to int) error {
+	h := &c.Header
 	n, w := binary.Uvarint(raw)
 	if w <= 0 || n != uint64(h.Frames) || n > uint64(len(raw)) {
 		return fmt.Errorf("%w: directory", ErrDamaged)
@@ -334,6 +340,34 @@ func (c *Content) readDirectory() error {
 	}
 	c.Extra = raw
 	return nil
+}
+
+// End is where the directory and the first footer of an object lie.
+func (h *Header) End() (off, n int64) { return h.covered() - int64(h.Dir), int64(h.Dir) + FooterSize }
+
+// OpenDirectory reads where the frames of an object are, and what its kind keeps beside that, from its first HeaderSize bytes and its End:
+// for objects without a clear section. Frames cannot be read from the result. The digest is what the footer says.
+func OpenDirectory(header, end []byte, kind Kind, repo ID, id *ID, keys KeySource) (*Content, error) {
+	o, err := NewOpener(header, kind, repo, id, keys)
+	if err != nil {
+		return nil, err
+	}
+	h := &o.Header
+	at, n := h.End()
+	if h.Clear != 0 || int64(len(end)) != n {
+		return nil, fmt.Errorf("%w: no directory to be read alone", ErrDamaged)
+	}
+	sum := sum256(nil)
+	raw, err := o.open(h.Frames, true, end[:h.Dir], &sum)
+	if err != nil {
+		return nil, err
+	}
+	f, ok := parseFooter(end[h.Dir:])
+	if !ok || f.layout.covered != h.covered() || f.id != h.ID {
+		return nil, fmt.Errorf("%w: footer", ErrDamaged)
+	}
+	c := &Content{Header: *h, Digest: f.digest, opener: o}
+	return c, c.places(raw, HeaderSize, int(at))
 }
 
 // Frame opens frame i.
