@@ -38,12 +38,13 @@ FUZZTIME  ?= 30s
 CRASH_STATES ?= 1000000
 CORRUPTIONS  ?= 20000
 DAMAGES      ?= 1000
+MIB          ?= 2048
 MIN          ?= 2
 FAILOVERS    ?= 100
 SOAKFLAGS    ?=
 BENCHFLAGS   ?=
 
-.PHONY: backup-faults cluster failover failures help build serve test lint conformance conversations fuzz crash corruption soak bench bench-wal install clean
+.PHONY: backup-faults backup-memory cluster failover failures help build serve test lint conformance conversations fuzz crash corruption soak bench bench-wal install clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -112,6 +113,9 @@ corruption: ## damage at rest, CORRUPTIONS (20000) per kind of file
 
 backup-faults: ## backups: kill at every change of every operation, DAMAGES (1000) random damages
 	ERLMCP_TEST_BACKUP_KILLS=all ERLMCP_TEST_BACKUP_DAMAGES=$(DAMAGES) $(GO) test -count=1 -timeout 0 -run 'Killed|Fenced|RandomDamage|KeyAndNonce' -v $(TESTFLAGS) ./backupfmt
+
+backup-memory: ## peak memory of backup, restore, verify ... of a store of MIB (2048)
+	ERLMCP_TEST_BACKUP_MIB=$(MIB) $(GO) test -count=1 -timeout 0 -run 'TakeLittleMemory' -v $(TESTFLAGS) ./cmd/erlmcp
 
 soak: ## the real server under load for MIN (2) minutes, kill -9 every few seconds; SOAKFLAGS='-seed N -rate 0'
 	$(GO) run ./test/soak -duration $(MIN)m $(SOAKFLAGS)

@@ -26,7 +26,10 @@ func bulk(t *testing.T, dir string, rng *rand.Rand, mib, changes, rows int) int 
 	t.Helper()
 	s, err := engine.Open(dir, engine.Options{})
 	require.NoError(t, err)
-	words := []string{"steel", "order", "machine", "shift", "quality", "pallet"}
+	words, text := []string{"steel", "order", "machine", "shift", "quality", "pallet"}, []byte(nil)
+	for len(text) < 4<<20 {
+		text = fmt.Appendf(text, "%s-%d ", words[rng.IntN(len(words))], rng.IntN(100000))
+	}
 	for size := 0; size < mib<<20 || changes > 0; {
 		_, err := s.Update(t.Context(), func(tx *engine.Tx) error {
 			for range 500 {
@@ -38,16 +41,15 @@ func bulk(t *testing.T, dir string, rng *rand.Rand, mib, changes, rows int) int 
 					changes--
 				}
 				v := fmt.Appendf(nil, `{"id":"rec-%08d","owner":"user-%04d","body":"`, i, rng.IntN(5000))
-				for n := 20 + rng.IntN(120); n > 0; n-- {
-					v = fmt.Appendf(v, "%s-%d ", words[rng.IntN(len(words))], rng.IntN(1000))
-				}
+				at := rng.IntN(len(text) - 2000)
+				v = append(v, text[at:at+200+rng.IntN(1600)]...)
 				size += len(v) + 20
 				if err := tx.Put("records", fmt.Appendf(nil, "rec-%010d", i), append(v, `"}`...)); err != nil {
 					return err
 				}
 			}
 			return nil
-		})
+		}, engine.WithDurability(engine.Async))
 		require.NoError(t, err)
 	}
 	require.NoError(t, s.Close())
