@@ -30,7 +30,11 @@ func bulk(t *testing.T, dir string, rng *rand.Rand, mib, changes, rows int) int 
 	for len(text) < 4<<20 {
 		text = fmt.Appendf(text, "%s-%d ", words[rng.IntN(len(words))], rng.IntN(100000))
 	}
-	for size := 0; size < mib<<20 || changes > 0; {
+	for size, n := 0, 0; size < mib<<20 || changes > 0; n++ {
+		how := engine.Async // but for some, so that not too much is waiting
+		if n%32 == 0 {
+			how = engine.Sync
+		}
 		_, err := s.Update(t.Context(), func(tx *engine.Tx) error {
 			for range 500 {
 				i := rows
@@ -49,7 +53,7 @@ func bulk(t *testing.T, dir string, rng *rand.Rand, mib, changes, rows int) int 
 				}
 			}
 			return nil
-		}, engine.WithDurability(engine.Async))
+		}, engine.WithDurability(how))
 		require.NoError(t, err)
 	}
 	require.NoError(t, s.Close())
