@@ -54,9 +54,12 @@ type Tasks struct {
 	Workers    int64         // handlers at once
 	Queue      int64         // tasks that wait for a worker
 	Unfinished int64         // tasks that have not ended
+	WaitGrace  time.Duration // how long a waiting handler stays in memory
 	TTL        time.Duration // a result is kept for this long
 	TimeLimit  time.Duration // of the running time, for tools without a limit of their own
 	InputLimit time.Duration // longest wait for an answer
+
+	QueuePerPrincipal, UnfinishedPerPrincipal int64 // 0: a quarter
 }
 
 // Storage holds the limits of the storage engine. Sizes are bytes.

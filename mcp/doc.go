@@ -115,7 +115,8 @@
 //	  - A handler that waits for an answer or a time occupies no worker; after a
 //	    restart the waiting task is on disk only.
 //	  - The queue, the workers, the tasks that have not ended and the journal of
-//	    each are bounded ([TaskLimits]); over a bound a call is refused at once and
+//	    each are bounded ([TaskLimits]), and what one principal may take of them;
+//     over a bound a call is refused at once and
 //	    nothing is stored.
 //
 // Tasks on the wire are those of protocol 2026-07-28. What 2025-11-25 calls

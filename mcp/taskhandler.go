@@ -30,6 +30,7 @@ type taskRun struct {
 	wake   chan struct{} // capacity 1: the record may have changed
 	ended  chan struct{} // closed when the handler has returned and its end is written
 	parked atomic.Bool   // waits without a slot
+	again  bool          // the task is due again, as soon as this handler has returned; guarded by tr.mu
 	news   atomic.Uint64 // leaseEntry.News as last seen
 	slot   bool          // holds a slot; owned by main's goroutine
 
@@ -122,6 +123,8 @@ func (run *taskRun) loadJournal() error {
 func (run *taskRun) conclude(result json.RawMessage, err error) {
 	cause := context.Cause(run.ctx)
 	switch {
+	case errors.Is(cause, ErrSuspended):
+		return // it waits in the store; whatever the handler made of that does not count
 	case errors.Is(cause, errLeaseLost), errors.Is(err, errLeaseLost):
 		return // it belongs to somebody else now, or has ended
 	case errors.Is(cause, errTaskStopping) && err != nil:
@@ -201,6 +204,9 @@ func (run *taskRun) finish(o taskOutcome, handOver bool) {
 		run.tr.over(rec)
 		return nil
 	})
+	if next != "" && run.slot {
+		run.tr.notStarted(next)
+	}
 	if err != nil && next != "" {
 		run.tr.poke() // it is still in the queue on disk
 	}
@@ -303,26 +309,6 @@ func (run *taskRun) elapsed() time.Duration {
 	return run.ran + run.tr.rt.opts.Now().Sub(run.since)
 }
 
-// park gives the slot away while wait runs, which must end with ctx.
-func (run *taskRun) park(ctx context.Context, wait func() error) error {
-	run.stopClock()
-	run.slot = false
-	run.parked.Store(true)
-	run.tr.freeSlot()
-	err := wait()
-	if slotErr := run.tr.takeSlot(run.ctx); slotErr == nil {
-		run.slot = true
-	} else {
-		err = slotErr
-	}
-	run.parked.Store(false)
-	run.startClock()
-	if err == nil {
-		err = context.Cause(ctx)
-	}
-	return err
-}
-
 // maxTaskMessage bounds a status message, in bytes.
 const maxTaskMessage = 1024
 
@@ -367,6 +353,16 @@ func (run *taskRun) stopFlush() {
 		run.flush()
 		run.flush = nil
 	}
+}
+
+// unstored is the status message that is not stored yet; "" for none.
+func (run *taskRun) unstored() string {
+	run.mu.Lock()
+	defer run.mu.Unlock()
+	if run.flush == nil {
+		return ""
+	}
+	return run.message
 }
 
 // lastMessage is the newest status message.

@@ -57,11 +57,12 @@ func (tr *taskRunner) pass(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	tr.mu.Lock()
-	room := tr.limits.Queue + tr.limits.Workers // those in tr.ready are seen again
+	room := tr.limits.Queue + tr.limits.Workers // those in tr.queue are seen again
 	before := make(map[string]*taskRun, len(tr.active))
 	for id, run := range tr.active {
 		before[id] = run
 	}
+	counted := tr.counted
 	tr.mu.Unlock()
 	view, err := tr.store.survey(ctx, room, func(tool string) bool { return tr.tool(tool) != nil })
 	if err != nil {
@@ -69,7 +70,7 @@ func (tr *taskRunner) pass(ctx context.Context) (time.Duration, error) {
 	}
 	tr.compare(before, view.leases)
 	tr.adopt(tr.orphans(view))
-	tr.refill(view)
+	tr.refill(view, counted)
 	for {
 		n, err := tr.store.expire(ctx)
 		tr.stats.expired.Add(uint64(n))
@@ -144,7 +145,7 @@ func (tr *taskRunner) compare(before map[string]*taskRun, leases map[string]leas
 type orphan struct{ id, owner string }
 
 // ownStrikes is how often a lease of this runtime without a handler must be
-// seen before it counts as lost: its handler may be about to start.
+// seen before it counts as lost: its handler may have ended meanwhile.
 const ownStrikes = 3
 
 // orphans picks the leases to take over.
@@ -172,6 +173,7 @@ func (tr *taskRunner) orphans(view queueView) []orphan {
 	for id, lease := range view.leases {
 		_, alive := view.owners[lease.Owner]
 		switch {
+		case lease.Owner == tr.owner && tr.queue.starting[id]:
 		case lease.Owner == tr.owner && tr.active[id] == nil:
 			if strikes[id] = tr.strikes[id] + 1; strikes[id] >= ownStrikes {
 				list = append(list, orphan{id, lease.Owner})
@@ -225,18 +227,40 @@ func (tr *taskRunner) adopt(list []orphan) {
 	tr.poke() // what was given back is due
 }
 
-// refill takes over what is due and corrects the counts.
-func (tr *taskRunner) refill(view queueView) {
+// maxSkipped is how many passes in a row may leave the counts as they are.
+const maxSkipped = 10
+
+// recount takes over how many tasks have not ended. A task that is created or
+// ends while the store is read would be counted twice or not at all, and this
+// process counts its own exactly: what others did can wait for a quiet moment.
+// tr.mu is held.
+func (tr *taskRunner) recount(view queueView, counted uint64) {
+	if tr.skipped++; (tr.counted != counted || tr.making > 0) && tr.skipped <= maxSkipped {
+		return
+	}
+	tr.skipped = 0
+	tr.unfinished = view.due + view.later + len(view.leases) + tr.queue.creating
+	tr.by = view.by
+	for principal, n := range tr.queue.promised {
+		tr.by[principal] += n
+	}
+}
+
+// refill takes over what is due and corrects the counts. counted is what
+// tr.counted was before the store was read.
+func (tr *taskRunner) refill(view queueView, counted uint64) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	for _, task := range view.ready {
-		if !tr.queued[task.id] && tr.active[task.id] == nil && tr.tools[task.tool] != nil {
-			tr.queued[task.id] = true
-			tr.ready = append(tr.ready, task)
+		switch run := tr.active[task.id]; {
+		case run != nil:
+			run.again = true // it was suspended and has not returned yet
+		case tr.tools[task.tool] != nil:
+			tr.queue.push(task)
 		}
 	}
 	tr.later = view.later
-	tr.unfinished = view.due + view.later + len(view.leases) + tr.creating
+	tr.recount(view, counted)
 	tr.dispatch()
 }
 

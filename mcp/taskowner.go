@@ -75,22 +75,24 @@ type queueView struct {
 	due    int                   // all that are due now, listed in ready or not
 	later  int                   // waiting for a time or for answers
 	next   int64                 // when the first of those is due; 0: none
+	by     map[string]int        // tasks that have not ended, by principal
 	leases map[string]leaseEntry // task -> lease
 	owners map[string]ownerEntry
 }
 
 // readyTask is one row "r".
 type readyTask struct {
-	due  int64
-	id   string
-	tool string
+	due       int64
+	id        string
+	tool      string
+	principal string
 }
 
 // survey reads the queue as this node has applied it. At most limit tasks that
 // are due are returned, all of tools that known accepts.
 func (s taskStore) survey(ctx context.Context, limit int, known func(tool string) bool) (v queueView, err error) {
 	err = s.store.ViewLocal(ctx, func(tx *engine.Tx) error {
-		v = queueView{leases: make(map[string]leaseEntry), owners: make(map[string]ownerEntry)}
+		v = queueView{by: make(map[string]int), leases: make(map[string]leaseEntry), owners: make(map[string]ownerEntry)}
 		now := tx.Now().UnixMilli()
 		var bad error
 		err := tx.Scan(tableQueue, engine.Range{Lo: []byte{'l'}, Hi: []byte{'s'}}, func(key, value []byte) bool {
@@ -99,6 +101,7 @@ func (s taskStore) survey(ctx context.Context, limit int, known func(tool string
 				var lease leaseEntry
 				bad = json.Unmarshal(value, &lease)
 				v.leases[string(key[1:])] = lease
+				v.by[lease.Principal]++
 			case 'o':
 				var owner ownerEntry
 				bad = json.Unmarshal(value, &owner)
@@ -108,6 +111,8 @@ func (s taskStore) survey(ctx context.Context, limit int, known func(tool string
 				if !ok {
 					return true
 				}
+				tool, principal := splitReady(value)
+				v.by[principal]++
 				if due > now {
 					if v.next == 0 {
 						v.next = due
@@ -115,8 +120,8 @@ func (s taskStore) survey(ctx context.Context, limit int, known func(tool string
 					v.later++
 					return true
 				}
-				if v.due++; len(v.ready) < limit && known(string(value)) {
-					v.ready = append(v.ready, readyTask{due: due, id: id, tool: string(value)})
+				if v.due++; len(v.ready) < limit && known(tool) {
+					v.ready = append(v.ready, readyTask{due: due, id: id, tool: tool, principal: principal})
 				}
 			}
 			return bad == nil

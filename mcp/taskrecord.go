@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
@@ -21,7 +22,7 @@ import (
 //	mcp_task_steps   id "/" %08d position  -> stepEntry
 //	                 id "/state"           -> what Task.Checkpoint stored
 //	mcp_task_idem    SHA-256(principal 0 key) -> idemEntry
-//	mcp_task_queue   "r" due[8] id         -> name of the tool   waits for a worker until due or later
+//	mcp_task_queue   "r" due[8] id         -> tool 0 principal   waits for a worker until due or later
 //	                 "l" id                -> leaseEntry         a worker has it
 //	                 "x" expires[8] id     -> nothing            ended; removed after expires
 //	                 "o" owner             -> ownerEntry         a runtime that may hold leases
@@ -119,9 +120,10 @@ type stepEntry struct {
 
 // leaseEntry is the value of a row "l".
 type leaseEntry struct {
-	Owner string `json:"owner"`
-	Token uint64 `json:"token"`
-	News  uint64 `json:"news,omitempty"` // grows when somebody else changed the record
+	Owner     string `json:"owner"`
+	Token     uint64 `json:"token"`
+	News      uint64 `json:"news,omitempty"`      // grows when somebody else changed the record
+	Principal string `json:"principal,omitempty"` // of the task; empty in rows of older versions
 }
 
 // ownerEntry is the value of a row "o".
@@ -223,7 +225,7 @@ func (rec *taskRecord) lease(tx *engine.Tx, owner string) error {
 	}
 	rec.Owner, rec.Due = owner, 0
 	rec.Token++
-	return putJSON(tx, tableQueue, leaseKey(rec.ID), leaseEntry{Owner: owner, Token: rec.Token})
+	return putJSON(tx, tableQueue, leaseKey(rec.ID), leaseEntry{Owner: owner, Token: rec.Token, Principal: rec.Principal})
 }
 
 // enqueue takes the lease away and lets the task wait until due.
@@ -233,7 +235,13 @@ func (rec *taskRecord) enqueue(tx *engine.Tx, due int64) error {
 	}
 	rec.Owner, rec.Due = "", due
 	rec.Token++
-	return tx.Put(tableQueue, readyKey(due, rec.ID), []byte(rec.Tool))
+	return tx.Put(tableQueue, readyKey(due, rec.ID), []byte(rec.Tool+"\x00"+rec.Principal))
+}
+
+// splitReady takes the value of a row "r" apart. Rows of older versions have no principal.
+func splitReady(value []byte) (tool, principal string) {
+	tool, principal, _ = strings.Cut(string(value), "\x00")
+	return tool, principal
 }
 
 // end makes the task final.

@@ -20,6 +20,16 @@ type TaskLimits struct {
 	Queue      int // tasks that wait for a worker; one more is refused with CodeOverloaded; default 1000
 	Unfinished int // tasks that have not ended, those waiting for people included; default 10000
 
+	// Of Queue and Unfinished, how much one principal may take, so that nobody
+	// keeps all others out; default a quarter. Anonymous clients cannot be told
+	// apart and share all of it.
+	QueuePerPrincipal, UnfinishedPerPrincipal int
+
+	// WaitGrace is how long a handler that can be resumed waits in memory in
+	// Elicit and Ask; then, and for longer sleeps at once, the task waits in the
+	// store only: see ErrSuspended. Default 5 s.
+	WaitGrace time.Duration
+
 	TTL          time.Duration // default of TaskOptions.TTL; 1 h
 	PollInterval time.Duration // default of TaskOptions.PollInterval; 1 s
 	TimeLimit    time.Duration // default of TaskOptions.TimeLimit; 5 min
@@ -35,12 +45,16 @@ type TaskLimits struct {
 }
 
 func (l TaskLimits) withDefaults() (TaskLimits, error) {
-	if l.Workers < 0 || l.Queue < 0 || l.Unfinished < 0 || l.TTL < 0 || l.PollInterval < 0 || l.TimeLimit < 0 || l.InputLimit < 0 || l.Lease < 0 {
+	if l.Workers < 0 || l.Queue < 0 || l.Unfinished < 0 || l.TTL < 0 || l.PollInterval < 0 || l.TimeLimit < 0 || l.InputLimit < 0 || l.Lease < 0 ||
+		l.QueuePerPrincipal < 0 || l.UnfinishedPerPrincipal < 0 || l.WaitGrace < 0 {
 		return l, errors.New("mcp: a limit of tasks is negative")
 	}
 	setDefault(&l.Workers, 64)
 	setDefault(&l.Queue, 1000)
 	setDefault(&l.Unfinished, 10000)
+	setDefault(&l.QueuePerPrincipal, max(1, l.Queue/4))
+	setDefault(&l.UnfinishedPerPrincipal, max(1, l.Unfinished/4))
+	setDefault(&l.WaitGrace, 5*time.Second)
 	setDefault(&l.TTL, time.Hour)
 	setDefault(&l.PollInterval, time.Second)
 	setDefault(&l.TimeLimit, 5*time.Minute)
@@ -68,6 +82,7 @@ type taskRunner struct {
 	rt     *Runtime
 	store  taskStore
 	limits TaskLimits
+	parked atomic.Int64  // handlers that wait in memory
 	kick   chan struct{} // capacity 1: look at the queue now
 	ended  chan struct{} // closed when the loop has ended
 	stats  taskCounters
@@ -78,16 +93,18 @@ type taskRunner struct {
 	started    bool
 	stopping   bool
 	slots      int                     // in use
-	ready      []readyTask             // due, not yet claimed
-	queued     map[string]bool         // the ids in ready
-	creating   int                     // places in the queue promised to tasks being created
+	queue      taskQueue               // due, not yet claimed
 	resuming   []*slotWaiter           // handlers that want a slot again: they go first
 	active     map[string]*taskRun     // leased by this runtime
 	watchers   map[string][]chan bool  // calls that wait for a task to change
 	strikes    map[string]int          // own leases without a handler
 	silence    map[string]ownerSilence // other owners
 	unfinished int
-	later      int // waiting for a time or for answers, with no handler in memory
+	by         map[string]int // unfinished, by principal
+	making     int            // tasks that are being created
+	counted    uint64         // grows with every change of unfinished
+	skipped    int            // passes whose count was not taken
+	later      int            // waiting for a time or for answers, with no handler in memory
 	nextBeat   time.Time
 }
 
@@ -99,7 +116,7 @@ type ownerSilence struct {
 
 type taskCounters struct {
 	created, completed, failed, cancelled, expired atomic.Uint64
-	retried, resumed, overloaded                   atomic.Uint64
+	retried, resumed, suspended, overloaded        atomic.Uint64
 	steps, replayed, questions                     atomic.Uint64
 }
 
@@ -107,7 +124,7 @@ func newTaskRunner(r *Runtime) *taskRunner {
 	return &taskRunner{
 		rt: r, store: taskStore{r.store}, limits: r.opts.Tasks,
 		kick: make(chan struct{}, 1), ended: make(chan struct{}),
-		tools: make(map[string]*taskTool), queued: make(map[string]bool), active: make(map[string]*taskRun),
+		tools: make(map[string]*taskTool), queue: newTaskQueue(), by: make(map[string]int), active: make(map[string]*taskRun),
 		watchers: make(map[string][]chan bool), strikes: make(map[string]int), silence: make(map[string]ownerSilence),
 	}
 }
@@ -142,59 +159,79 @@ func (tr *taskRunner) poke() {
 	}
 }
 
-// overloaded is the refusal of a task for which there is no room.
-func (tr *taskRunner) overloaded(format string, args ...any) error {
+// overloaded is the refusal of a task for which there is no room. limit is the
+// setting whose value max is used up.
+func (tr *taskRunner) overloaded(limit string, max int, format string, args ...any) error {
 	tr.stats.overloaded.Add(1)
-	return refuse(http.StatusServiceUnavailable, CodeOverloaded, "overloaded: "+format, args...).rpc()
+	bad := refuse(http.StatusServiceUnavailable, CodeOverloaded, "overloaded: "+format, args...).rpc()
+	if limit != "" {
+		bad.Message += fmt.Sprintf(" (mcp.tasks.%s is %d)", limit, max)
+		bad.Data, _ = marshal(map[string]any{"limit": "mcp.tasks." + limit, "max": max}) // a string and a number
+	}
+	return bad
 }
 
 // reserve makes room for one more task before it is created: a slot, so that
 // it runs at once, or a place in the queue. It never waits.
-func (tr *taskRunner) reserve() (slot bool, owner string, err error) {
+func (tr *taskRunner) reserve(id, principal string) (slot bool, owner string, err error) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
+	l := tr.limits
+	known := principal != Anonymous // all who cannot be told apart share everything
 	switch {
 	case tr.stopping:
-		return false, "", tr.overloaded("the server is shutting down; try again")
-	case tr.unfinished >= tr.limits.Unfinished:
-		return false, "", tr.overloaded("%d tasks have not ended; nothing was stored, try again when some have", tr.unfinished)
-	case tr.owner != "" && tr.slots < tr.limits.Workers && len(tr.ready)+tr.creating+len(tr.resuming) == 0:
+		return false, "", tr.overloaded("", 0, "the server is shutting down; nothing was stored, try again")
+	case tr.unfinished >= l.Unfinished:
+		return false, "", tr.overloaded("unfinished", l.Unfinished, "%d tasks have not ended; nothing was stored, try again when some have", tr.unfinished)
+	case known && tr.by[principal] >= l.UnfinishedPerPrincipal:
+		return false, "", tr.overloaded("unfinished_per_principal", l.UnfinishedPerPrincipal,
+			"%d of your tasks have not ended; nothing was stored, cancel some or try again when some have ended", tr.by[principal])
+	case tr.owner != "" && tr.slots < l.Workers && tr.queue.len()+len(tr.resuming) == 0:
 		tr.slots++
 		slot = true
-	case len(tr.ready)+tr.creating >= tr.limits.Queue:
-		return false, "", tr.overloaded("%d tasks wait for a worker; nothing was stored, try again later", tr.limits.Queue)
+		tr.queue.start(id)
+	case tr.queue.len() >= l.Queue:
+		return false, "", tr.overloaded("queue", l.Queue, "%d tasks wait for a worker; nothing was stored, try again later", tr.queue.len())
+	case known && tr.queue.by[principal] >= l.QueuePerPrincipal:
+		return false, "", tr.overloaded("queue_per_principal", l.QueuePerPrincipal,
+			"%d of your tasks wait for a worker; nothing was stored, try again when some have started", tr.queue.by[principal])
 	default:
-		tr.creating++
+		tr.queue.promise(principal)
 	}
 	tr.unfinished++
+	tr.by[principal]++
+	tr.making++
+	tr.counted++
 	return slot, tr.owner, nil
 }
 
 // create makes a task durable and starts it or lets it wait. With a known
 // idempotency key it returns the task made before.
 func (tr *taskRunner) create(rec *taskRecord, key string) (*taskRecord, error) {
-	slot, owner, err := tr.reserve()
+	rec.ID = rand.Text() // 128 random bits at least
+	slot, owner, err := tr.reserve(rec.ID, rec.Principal)
 	if err != nil {
 		return nil, err
 	}
 	if !slot {
 		owner = ""
 	}
-	rec.ID = rand.Text() // 128 random bits at least
 	got, err := tr.store.create(rec, owner, key)
 	fresh := err == nil && got.ID == rec.ID
 	if fresh {
 		tr.stats.created.Add(1)
 	}
 	tr.mu.Lock()
+	tr.making--
+	tr.counted++
 	if !fresh {
 		tr.unfinished--
+		decrease(tr.by, rec.Principal)
 	}
 	if !slot {
-		tr.creating--
-		if fresh && !tr.queued[got.ID] {
-			tr.queued[got.ID] = true
-			tr.ready = append(tr.ready, readyTask{due: got.Due, id: got.ID, tool: got.Tool})
+		tr.queue.redeem(rec.Principal)
+		if fresh {
+			tr.queue.push(got.ready())
 		}
 		tr.dispatch()
 	}
@@ -203,6 +240,7 @@ func (tr *taskRunner) create(rec *taskRecord, key string) (*taskRecord, error) {
 	case slot && fresh:
 		tr.launch(got)
 	case slot:
+		tr.notStarted(rec.ID)
 		tr.freeSlot()
 		if err != nil {
 			tr.poke() // when the outcome is unknown the lease may be ours
@@ -226,12 +264,9 @@ func storeError(err error) error {
 
 // dispatch starts tasks that wait while slots are free. tr.mu is held.
 func (tr *taskRunner) dispatch() {
-	for tr.owner != "" && !tr.stopping && tr.slots < tr.limits.Workers && len(tr.ready) > 0 && len(tr.resuming) == 0 {
-		next := tr.ready[0]
-		tr.ready = tr.ready[1:]
-		delete(tr.queued, next.id)
+	for tr.owner != "" && !tr.stopping && tr.slots < tr.limits.Workers && len(tr.queue.list) > 0 && len(tr.resuming) == 0 {
 		tr.slots++
-		go tr.start(next.id, tr.owner)
+		go tr.start(tr.queue.pop().id, tr.owner)
 	}
 }
 
@@ -240,13 +275,10 @@ func (tr *taskRunner) dispatch() {
 func (tr *taskRunner) next(owner string) string {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	if tr.stopping || tr.owner != owner || len(tr.ready) == 0 || len(tr.resuming) > 0 {
+	if tr.stopping || tr.owner != owner || len(tr.queue.list) == 0 || len(tr.resuming) > 0 {
 		return ""
 	}
-	task := tr.ready[0]
-	tr.ready = tr.ready[1:]
-	delete(tr.queued, task.id)
-	return task.id
+	return tr.queue.pop().id
 }
 
 // start claims one task and runs it in the slot that the caller took.
@@ -256,10 +288,18 @@ func (tr *taskRunner) start(id, owner string) {
 		tr.launch(rec)
 		return
 	}
+	tr.notStarted(id)
 	tr.freeSlot()
 	if !errors.Is(err, errNotReady) {
 		tr.rt.log.Warn("task not started; it stays in the queue", "task", id, "error", err)
 	}
+}
+
+// notStarted forgets a task that was taken out of the queue for nothing.
+func (tr *taskRunner) notStarted(id string) {
+	tr.mu.Lock()
+	tr.queue.settled(id)
+	tr.mu.Unlock()
 }
 
 // launch runs the handler of a task that this runtime has leased, in a slot.
@@ -270,6 +310,7 @@ func (tr *taskRunner) launch(rec *taskRecord) {
 	run := newTaskRun(tr, rec)
 	tr.mu.Lock()
 	tr.active[rec.ID] = run
+	tr.queue.settled(rec.ID)
 	stopping := tr.stopping
 	tr.mu.Unlock()
 	if stopping {
@@ -330,7 +371,11 @@ func (tr *taskRunner) gone(run *taskRun) {
 	if tr.active[run.f.id] == run {
 		delete(tr.active, run.f.id)
 	}
+	again := run.again
 	tr.mu.Unlock()
+	if again {
+		tr.poke()
+	}
 }
 
 // changed tells everybody who waits that a committed change of a task can be seen. Among several nodes subscribers hear of it from
@@ -365,6 +410,8 @@ func (tr *taskRunner) over(rec *taskRecord) {
 	}
 	tr.mu.Lock()
 	tr.unfinished = max(0, tr.unfinished-1)
+	tr.counted++
+	decrease(tr.by, rec.Principal)
 	run := tr.active[rec.ID]
 	tr.mu.Unlock()
 	if run != nil {
@@ -406,17 +453,30 @@ func (tr *taskRunner) cancel(principal, actor, id, why string) (*taskRecord, err
 	return rec, err
 }
 
-// news lets the handler of a task look at its answers.
+// news lets the handler of a task look at its answers, or, when it has none in
+// memory, starts it again.
 func (tr *taskRunner) news(rec *taskRecord) {
 	tr.mu.Lock()
 	run := tr.active[rec.ID]
-	tr.mu.Unlock()
-	if run != nil {
+	due := rec.Owner == "" && rec.Status == TaskWorking
+	switch {
+	case run != nil:
+		run.again = run.again || due // it is on its way out
 		run.poke()
-	} else {
-		tr.poke()
+	case due && tr.tools[rec.Tool] != nil && tr.queue.len() < tr.limits.Queue:
+		tr.later = max(0, tr.later-1)
+		tr.queue.push(rec.ready())
+		tr.dispatch()
+	case due:
+		tr.poke() // the queue on disk has it
 	}
+	tr.mu.Unlock()
 	tr.changed(rec)
+}
+
+// ready is the task as the queue knows it.
+func (rec *taskRecord) ready() readyTask {
+	return readyTask{due: rec.Due, id: rec.ID, tool: rec.Tool, principal: rec.Principal}
 }
 
 // fill copies the counters and gauges.
@@ -424,10 +484,11 @@ func (tr *taskRunner) fill(s *TaskStats) {
 	c := &tr.stats
 	s.Created, s.Completed, s.Failed, s.Cancelled = c.created.Load(), c.completed.Load(), c.failed.Load(), c.cancelled.Load()
 	s.Expired, s.Retried, s.Resumed, s.Overloaded = c.expired.Load(), c.retried.Load(), c.resumed.Load(), c.overloaded.Load()
+	s.Suspended = c.suspended.Load()
 	s.Steps, s.Replayed, s.Questions = c.steps.Load(), c.replayed.Load(), c.questions.Load()
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	s.Queued, s.Running, s.Unfinished = len(tr.ready)+tr.creating, tr.slots, tr.unfinished
+	s.Queued, s.Running, s.Unfinished = tr.queue.len(), tr.slots, tr.unfinished
 	s.Waiting = tr.later
 	for _, run := range tr.active {
 		if run.parked.Load() {
@@ -446,6 +507,7 @@ type TaskStats struct {
 	Expired    uint64 // results removed after their time
 	Retried    uint64 // failed attempts that got another one
 	Resumed    uint64 // handlers started again after an interruption or a long wait
+	Suspended  uint64 // waiting handlers that ended, to be resumed when the wait is over
 	Overloaded uint64 // tasks refused for want of room
 	Steps      uint64 // finished steps made durable
 	Replayed   uint64 // steps answered from the journal

@@ -277,6 +277,35 @@ func (s taskStore) ask(f fence, position int, patience time.Duration, questions 
 	return rec, entry, err
 }
 
+// suspend gives the lease of a task that waits back: until due, or, when
+// position is that of questions, until the first of their deadlines. It is
+// errNotReady when the questions have their answers.
+func (s taskStore) suspend(f fence, position int, due int64, message string, ran time.Duration) (rec *taskRecord, err error) {
+	err = s.update("task suspend", workerActor, func(tx *engine.Tx) error {
+		if rec, err = f.load(tx); err != nil {
+			return err
+		}
+		if position >= 0 {
+			if !slices.ContainsFunc(rec.Pending, func(p pendingInput) bool { return p.Position == position }) {
+				return errNotReady
+			}
+			if due, err = inputDeadline(tx, rec); err != nil {
+				return err
+			}
+		}
+		rec.Ran = ran.Milliseconds()
+		if message != "" {
+			rec.Message = message
+			rec.touch(tx)
+		}
+		if err := rec.enqueue(tx, due); err != nil {
+			return err
+		}
+		return rec.save(tx)
+	})
+	return rec, err
+}
+
 // questionNames is how the journal tells one set of questions from another.
 func questionNames(questions []pendingInput) string {
 	names := make([]string, 0, len(questions))
@@ -355,13 +384,17 @@ func (s taskStore) answer(principal, id string, answers map[string]json.RawMessa
 		if len(kept) == 0 {
 			rec.Status = TaskWorking
 		}
-		if rec.Owner == "" {
+		switch {
+		case rec.Owner == "" && len(kept) > 0: // it goes on waiting for the others
+		case rec.Owner == "":
 			// Nobody has the handler in memory: any worker takes it up again.
 			if err := rec.enqueue(tx, tx.Now().UnixMilli()); err != nil {
 				return err
 			}
-		} else if err := rec.notify(tx); err != nil {
-			return err
+		default:
+			if err := rec.notify(tx); err != nil {
+				return err
+			}
 		}
 		return rec.save(tx)
 	})

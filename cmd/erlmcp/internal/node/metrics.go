@@ -173,6 +173,7 @@ func (m emitter) taskMetrics(s mcp.TaskStats) {
 	m.counter("erlmcp_tasks_created_total", "Durable tasks created.", s.Created)
 	m.counter("erlmcp_tasks_expired_total", "Results of tasks removed after their time.", s.Expired)
 	m.counter("erlmcp_tasks_retried_total", "Failed attempts that got another one.", s.Retried)
+	m.counter("erlmcp_tasks_suspended_total", "Waiting handlers that ended, to be started again when the wait is over.", s.Suspended)
 	m.counter("erlmcp_tasks_resumed_total", "Handlers started again after an interruption or a long wait.", s.Resumed)
 	m.counter("erlmcp_tasks_refused_total", "Tasks refused for want of room.", s.Overloaded)
 	m.counter("erlmcp_task_steps_total", "Finished steps made durable.", s.Steps)
