@@ -46,6 +46,10 @@ type TLS struct {
 type MCP struct {
 	MaxMessageBytes int64         // largest JSON-RPC message, 1 KiB..100 MiB
 	SessionTimeout  time.Duration // an idle session is forgotten after this
+	EvictAfter      time.Duration // an idle session is kept on disk only after this
+	EventTTL        time.Duration // life of a stream's events after the last one
+	StreamEvents    int64         // events kept of one call's stream
+	StreamAfter     time.Duration // a call that takes longer is answered by a stream
 	Tasks           Tasks
 }
 

@@ -112,12 +112,11 @@
 //	  - A handler that is started again, after a crash, a failed attempt or a stop
 //	    of the server, gets the results of its finished steps from the journal.
 //	    A handler that says it cannot be started again is reported as failed.
-//	  - A handler that waits for an answer or a time occupies no worker; after a
-//	    restart the waiting task is on disk only.
+//	  - A handler that waits for an answer or a time occupies no worker, and one
+//	    that can be resumed no memory: the task is on disk only ([ErrSuspended]).
 //	  - The queue, the workers, the tasks that have not ended and the journal of
 //	    each are bounded ([TaskLimits]), and what one principal may take of them;
-//     over a bound a call is refused at once and
-//	    nothing is stored.
+//	    over a bound a call is refused at once and nothing is stored.
 //
 // Tasks on the wire are those of protocol 2026-07-28. What 2025-11-25 calls
 // tasks is a different, experimental protocol that the official SDK does not

@@ -58,6 +58,7 @@ type Options struct {
 	SessionTimeout time.Duration // idle HTTP sessions end after this; default 30 min
 	EvictAfter     time.Duration // idle HTTP sessions without subscriptions are kept in the store only; default 5 min
 	EventTTL       time.Duration // how long events of a stream can be asked for again; default 1 h
+	StreamEvents   int           // events kept of one call's stream, the newest, at most 16 MiB; default 100
 	// StreamAfter is how long a request of a session may take before its
 	// answer turns into an event stream, which the client can resume: long
 	// enough for quick tools, whose answers then cost no commit. Default 30 ms.
@@ -111,6 +112,7 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.SessionTimeout, 30*time.Minute)
 	setDefault(&o.EvictAfter, 5*time.Minute)
 	setDefault(&o.EventTTL, time.Hour)
+	setDefault(&o.StreamEvents, 100)
 	setDefault(&o.StreamAfter, 30*time.Millisecond)
 	setDefault(&o.CallTimeout, 5*time.Minute)
 	setDefault(&o.BodyTimeout, time.Minute)
@@ -132,7 +134,7 @@ func (o Options) withDefaults() (Options, error) {
 	for name, v := range map[string]int64{
 		"SessionTimeout": int64(o.SessionTimeout), "EvictAfter": int64(o.EvictAfter), "EventTTL": int64(o.EventTTL), "StreamAfter": int64(o.StreamAfter), "CallTimeout": int64(o.CallTimeout),
 		"BodyTimeout": int64(o.BodyTimeout), "KeepAlive": int64(o.KeepAlive),
-		"MaxSessions": int64(o.MaxSessions), "MaxRequests": int64(o.MaxRequests), "MaxStreams": int64(o.MaxStreams),
+		"StreamEvents": int64(o.StreamEvents), "MaxSessions": int64(o.MaxSessions), "MaxRequests": int64(o.MaxRequests), "MaxStreams": int64(o.MaxStreams),
 		"MaxPending": int64(o.MaxPending), "MaxSubscriptions": int64(o.MaxSubscriptions), "MaxProgress": int64(o.MaxProgress),
 		"MaxHandles": int64(o.MaxHandles), "StateTTL": int64(o.StateTTL),
 		"MaxSockets": int64(o.MaxSockets), "SocketIdle": int64(o.SocketIdle),

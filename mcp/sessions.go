@@ -354,7 +354,7 @@ func (s *session) endInterrupted(ctx context.Context) error {
 				Data: map[string]string{"reason": reason},
 			}).encode())
 		}
-		st := s.stream(*rec, maxCallEvents+len(errs))
+		st := s.stream(*rec, s.reg.rt.opts.StreamEvents+len(errs))
 		st.durable = true
 		if err := st.commit(ctx, nil, true, errs...); err != nil {
 			return err

@@ -27,7 +27,7 @@ func (s *session) stream(rec streamRecord, limit int) *stream {
 func (s *session) newStream(list []envelope, batch bool) *stream {
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails (crypto/rand)
-	st := s.stream(streamRecord{Name: hex.EncodeToString(random[:])}, maxCallEvents)
+	st := s.stream(streamRecord{Name: hex.EncodeToString(random[:])}, s.reg.rt.opts.StreamEvents)
 	st.batch = batch
 	for i := range list {
 		if list[i].isCall() {
@@ -129,7 +129,7 @@ func (s *session) find(ctx context.Context, name string) (*stream, error) {
 	if err != nil || rec == nil {
 		return nil, err
 	}
-	st = s.stream(*rec, maxCallEvents)
+	st = s.stream(*rec, s.reg.rt.opts.StreamEvents)
 	st.durable, st.done = true, rec.Done
 	return st, nil
 }

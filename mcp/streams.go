@@ -15,7 +15,6 @@ import (
 
 const (
 	standaloneName   = "0"      // the stream of messages that belong to no call
-	maxCallEvents    = 100      // kept of one call's stream, the newest
 	maxWaitingEvents = 1000     // kept of a standalone stream: as many as a session may have subscriptions
 	maxKeptBytes     = 16 << 20 // kept of one stream; the newest event may be larger
 	tailBytes        = 64 << 10 // newest events held in memory too, so that a reader that keeps up reads no rows

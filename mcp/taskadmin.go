@@ -137,31 +137,56 @@ func (r *Runtime) Task(ctx context.Context, id string) (TaskInfo, error) {
 const operator = "operator"
 
 // CancelTask ends a task, whoever it belongs to. It does nothing to one that
-// has ended. ErrNoTask.
-func (r *Runtime) CancelTask(_ context.Context, id string) (TaskInfo, error) {
-	if r.store == nil {
-		return TaskInfo{}, errNoTasks
-	}
-	rec, err := r.tasks.cancel("", operator, id, "cancelled by an operator")
-	if err != nil {
-		return TaskInfo{}, err
-	}
-	return rec.info(), nil
+// has ended. ErrNoTask. When ctx ends first its cause is returned, and the task
+// may be cancelled nevertheless.
+func (r *Runtime) CancelTask(ctx context.Context, id string) (TaskInfo, error) {
+	return r.changeTask(ctx, func() (*taskRecord, error) {
+		return r.tasks.cancel("", operator, id, "cancelled by an operator")
+	})
 }
 
 // RetryTask starts a task again that did not end well; steps that had finished
-// stay finished, and its limits count anew. ErrNoTask, ErrNotRetryable.
-func (r *Runtime) RetryTask(_ context.Context, id string) (TaskInfo, error) {
+// stay finished, and its limits count anew. ErrNoTask, ErrNotRetryable. When ctx
+// ends first its cause is returned, and the task may start nevertheless.
+func (r *Runtime) RetryTask(ctx context.Context, id string) (TaskInfo, error) {
+	return r.changeTask(ctx, func() (*taskRecord, error) {
+		rec, err := r.tasks.store.retry(operator, id)
+		if err == nil {
+			r.tasks.poke()
+			r.tasks.changed(rec)
+		}
+		return rec, err
+	})
+}
+
+// changeTask runs a change, at most as long as a commit may take, and waits for
+// it as long as ctx lasts. A change that has begun is not given up with its
+// caller: what follows from it in memory must happen when it is committed.
+func (r *Runtime) changeTask(ctx context.Context, change func() (*taskRecord, error)) (TaskInfo, error) {
 	if r.store == nil {
 		return TaskInfo{}, errNoTasks
 	}
-	rec, err := r.tasks.store.retry(operator, id)
-	if err != nil {
-		return TaskInfo{}, err
+	if ctx.Err() != nil {
+		return TaskInfo{}, fmt.Errorf("mcp: the task is unchanged: %w", context.Cause(ctx))
 	}
-	r.tasks.poke()
-	r.tasks.changed(rec)
-	return rec.info(), nil
+	type outcome struct {
+		rec *taskRecord
+		err error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		rec, err := change()
+		done <- outcome{rec, err}
+	}()
+	select {
+	case o := <-done:
+		if o.err != nil {
+			return TaskInfo{}, o.err
+		}
+		return o.rec.info(), nil
+	case <-ctx.Done():
+		return TaskInfo{}, fmt.Errorf("mcp: the change of the task is under way and may still happen: %w", context.Cause(ctx))
+	}
 }
 
 func fromMs(ms int64) time.Time { return time.UnixMilli(ms).UTC() }

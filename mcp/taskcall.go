@@ -54,7 +54,7 @@ func (t *taskTool) call(ctx context.Context, req *sdk.CallToolRequest) (*sdk.Cal
 	who := identityIn(ctx)
 	rec := &taskRecord{
 		Principal: who.Subject, Scopes: who.Scopes, Tool: t.name, Args: args, Asks: able.asks, Waited: !able.tasks,
-		TTL: t.opts.TTL.Milliseconds(), Poll: t.opts.PollInterval.Milliseconds(),
+		TTL: t.opts.TTL.Milliseconds(), Poll: t.opts.PollInterval.Milliseconds(), Trace: traceParent(ctx),
 	}
 	if len(req.Params.InputResponses) > 0 {
 		if rec.Responses, err = json.Marshal(req.Params.InputResponses); err != nil {

@@ -79,6 +79,8 @@ type machine struct {
 	store *engine.Store
 	rt    *mcp.Runtime
 	srv   *taskServer
+
+	options mcp.Options // of the next process; the clock is the machine's
 }
 
 func newMachine(t *testing.T) *machine {
@@ -91,7 +93,9 @@ func (m *machine) start(add func(r *mcp.Runtime)) {
 	store, err := engine.Open("data", engine.Options{FS: m.disk, Now: m.clock.Now, SweepInterval: -1, SegmentSize: 1 << 20, MemTableSize: 256 << 10})
 	require.NoError(m.t, err)
 	m.store = store
-	m.rt, err = mcp.NewRuntime(store, mcp.Options{Now: m.clock.Now, AfterFunc: m.clock.AfterFunc})
+	o := m.options
+	o.Now, o.AfterFunc = m.clock.Now, m.clock.AfterFunc
+	m.rt, err = mcp.NewRuntime(store, o)
 	require.NoError(m.t, err)
 	add(m.rt)
 	m.srv = serveOn(m.t, m.rt)

@@ -63,6 +63,7 @@ type taskRecord struct {
 	Args      json.RawMessage `json:"args,omitempty"`      // checked, with defaults
 	Responses json.RawMessage `json:"responses,omitempty"` // inputResponses of the creating call
 	Asks      string          `json:"asks,omitempty"`      // what the client can be asked: e(licitation), s(ampling), r(oots)
+	Trace     string          `json:"trace,omitempty"`     // W3C traceparent of the creating call; steps link to it
 	Waited    bool            `json:"waited,omitempty"`    // made for a call that waits: the client does not know the id
 	Idem      []byte          `json:"idem,omitempty"`      // key of the row in mcp_task_idem
 

@@ -113,14 +113,34 @@ func endSpan(span trace.Span, outcome int, code int64) {
 	span.End()
 }
 
-// traceStep makes the span of one step of a task. end takes the error of the step.
+// traceParent is the span of ctx as text; "" when there is none.
+func traceParent(ctx context.Context) string {
+	if !trace.SpanContextFromContext(ctx).IsValid() {
+		return ""
+	}
+	text := make(propagation.MapCarrier, 2)
+	traceContext.Inject(ctx, text)
+	return text.Get("traceparent")
+}
+
+// traceStep makes the span of one step of a task. It is linked to the span of
+// the call that made the task, and no child of it: the call ended long ago, and
+// perhaps in another process. end takes the error of the step.
 func (r *Runtime) traceStep(ctx context.Context, t *Task, name string) (_ context.Context, end func(error)) {
 	if r.tracer == nil {
 		return ctx, func(error) {}
 	}
-	ctx, span := r.tracer.Start(ctx, "task step "+cut(name, 128), trace.WithAttributes(
+	options := []trace.SpanStartOption{trace.WithAttributes(
 		attribute.String("erlmcp.task.id", cut(t.ID(), 8)), attribute.String("gen_ai.tool.name", t.Tool()),
-		attribute.Int("erlmcp.task.attempt", t.Attempt())))
+		attribute.Int("erlmcp.task.attempt", t.Attempt()),
+	)}
+	made := traceContext.Extract(context.Background(), propagation.MapCarrier{"traceparent": t.run.rec.Trace})
+	if sc := trace.SpanContextFromContext(made); sc.IsValid() {
+		options = append(options, trace.WithLinks(trace.Link{
+			SpanContext: sc, Attributes: []attribute.KeyValue{attribute.String("erlmcp.link", "created by")},
+		}))
+	}
+	ctx, span := r.tracer.Start(ctx, "task step "+cut(name, 128), options...)
 	return ctx, func(err error) {
 		if err != nil {
 			span.SetStatus(codes.Error, "")

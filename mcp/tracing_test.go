@@ -84,3 +84,53 @@ func TestSpansContinueTheTraceOfTheClient(t *testing.T) {
 	}
 	require.Equal(t, 2, found)
 }
+
+// The spans of a task's steps are linked to the call that made the task, after
+// a crash too, when no span of that call is in memory.
+func TestStepsAreLinkedToTheCallThatMadeTheTask(t *testing.T) {
+	m := newMachine(t)
+	first, second := tracetest.NewInMemoryExporter(), tracetest.NewInMemoryExporter()
+	add := func(r *mcp.Runtime) {
+		mcp.AddTaskTool(r, &sdk.Tool{Name: "job", Description: "asks between two steps"}, mcp.TaskOptions{Resumable: true},
+			func(ctx context.Context, task *mcp.Task, _ struct{}) (string, error) {
+				if err := task.Step(ctx, "before", func(context.Context) error { return nil }); err != nil {
+					return "", err
+				}
+				if _, err := task.Elicit(ctx, nameForm()); err != nil {
+					return "", err
+				}
+				return "done", task.Step(ctx, "after", func(context.Context) error { return nil })
+			})
+	}
+	m.options.Tracer = sdktrace.NewTracerProvider(sdktrace.WithSyncer(first))
+	m.start(add)
+	a := m.srv.rpc(allAbilities, "tools/call", map[string]any{
+		"name": "job", "arguments": map[string]any{}, "_meta": map[string]any{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+	})
+	id := a.str("taskId")
+	key := m.srv.question(id)
+	m.crash()
+	m.options.Tracer = sdktrace.NewTracerProvider(sdktrace.WithSyncer(second))
+	m.start(add)
+	defer m.stop()
+	require.Nil(t, m.srv.answerWith(id, key, "Ada").Error)
+	m.srv.until(id, mcp.TaskCompleted)
+
+	find := func(spans tracetest.SpanStubs, name string) tracetest.SpanStub {
+		for _, s := range spans {
+			if s.Name == name {
+				return s
+			}
+		}
+		t.Fatalf("no span %q", name)
+		return tracetest.SpanStub{}
+	}
+	call := find(first.GetSpans(), "tools/call job").SpanContext
+	require.Equal(t, "0af7651916cd43dd8448eb211c80319c", call.TraceID().String())
+	for _, step := range []tracetest.SpanStub{find(first.GetSpans(), "task step before"), find(second.GetSpans(), "task step after")} {
+		require.Len(t, step.Links, 1, step.Name)
+		require.Equal(t, call.TraceID(), step.Links[0].SpanContext.TraceID())
+		require.Equal(t, call.SpanID(), step.Links[0].SpanContext.SpanID())
+		require.False(t, step.Parent.IsValid(), "the call ended long ago: %s is no child of it", step.Name)
+	}
+}
