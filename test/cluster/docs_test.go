@@ -66,6 +66,31 @@ func TestOperatorsGuide(t *testing.T) {
 	require.Greater(t, ran, 12)
 }
 
+// TestEveryClusterCommandIsInTheGuide: what the program can do, the guide says; and all but remove, which leaves nothing to go on with, is executed above.
+func TestEveryClusterCommandIsInTheGuide(t *testing.T) {
+	raw, err := os.ReadFile("../../docs/cluster.md")
+	require.NoError(t, err)
+	help := command(t, "cluster", "--help")
+	_, list, ok := strings.Cut(help, "Available Commands:\n")
+	require.True(t, ok, help)
+	list, _, _ = strings.Cut(list, "\n\n")
+	var run []string
+	for _, b := range blocks(string(raw)) {
+		run = append(run, b.lines...)
+	}
+	names := 0
+	for line := range strings.SplitSeq(list, "\n") {
+		name := strings.Fields(line)[0]
+		names++
+		if name == "remove" {
+			require.Contains(t, string(raw), "**remove NAME**")
+			continue
+		}
+		require.Contains(t, strings.Join(run, "\n"), "erlmcp cluster "+name, "the guide does not run it")
+	}
+	require.Greater(t, names, 8)
+}
+
 type block struct {
 	after string
 	lines []string

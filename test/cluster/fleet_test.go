@@ -285,8 +285,9 @@ func (f *fleet) load(prefix string, clients int) func() {
 func (f *fleet) check() {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), process.Patience)
-	defer cancel()
-	require.NoError(f.t, f.write(ctx, fmt.Sprintf("end-%d", time.Now().UnixNano()), 0))
+	err := f.write(ctx, fmt.Sprintf("end-%d", time.Now().UnixNano()), 0)
+	cancel()
+	require.NoError(f.t, err)
 	f.wait("equal states", func() bool {
 		seen := map[string]bool{}
 		for _, x := range f.nodes {
@@ -299,11 +300,13 @@ func (f *fleet) check() {
 		titles := map[string]int{}
 		cursor := ""
 		for {
-			args := map[string]any{"limit": 1000}
+			args := map[string]any{"limit": 500}
 			if cursor != "" {
 				args["cursor"] = cursor
 			}
-			raw, err := x.caller.Call(ctx, "work_order_list", args)
+			pctx, cancel := context.WithTimeout(context.Background(), process.Patience) // a page of many, after a long run
+			raw, err := x.caller.Call(pctx, "work_order_list", args)
+			cancel()
 			require.NoError(f.t, err)
 			var page struct {
 				Orders []struct {
