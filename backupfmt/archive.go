@@ -3,7 +3,6 @@ package backupfmt
 import (
 	"context"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,6 +40,9 @@ type Piece struct {
 	// Fence: it holds nothing and takes the place of the next piece, so that whoever ships with keys from before a rekey finds it taken. The
 	// next piece replaces it; until then Last is First-1.
 	Fence bool `json:"fence,omitempty"`
+	// A merged piece: how many it was made of, and what the piece behind the newest of them names as the one before it.
+	Merged int    `json:"merged,omitempty"`
+	Ends   string `json:"ends,omitempty"`
 }
 
 // Archive is the stored log of one life. The pieces are linked by digest and lie end to end. One goroutine ships at a time;
@@ -85,7 +87,7 @@ func (r *Repo) OpenArchive(ctx context.Context, life object.ID) (*Archive, error
 }
 
 func (a *Archive) took(p *Piece, d object.Digest) {
-	a.next, a.prev, a.last, a.restart = p.Last+1, hex.EncodeToString(d[:]), p, false
+	a.next, a.prev, a.last, a.restart = p.Last+1, p.end(d), p, false
 }
 
 // StartAfter lets an archive that holds nothing begin with the entry after index: what comes before a life's first backup cannot be
@@ -262,7 +264,11 @@ func parsePiece(name string, clear []byte) (*Piece, error) {
 		return nil, fmt.Errorf("%w: %s has version %d", ErrVersion, name, p.Version)
 	}
 	life, err := parseID(p.Life)
-	if err != nil || archiveName(life, p.First) != name || p.Last < p.First != p.Fence || p.Fence && p.Last+1 != p.First {
+	named := archiveName(life, p.First)
+	if p.Ends != "" {
+		named = mergedName(life, p.First, p.Last)
+	}
+	if err != nil || named != name || p.Last < p.First != p.Fence || p.Fence && p.Last+1 != p.First {
 		return nil, &DamageError{Kind: "replayed", Object: name, Reason: fmt.Sprintf("it holds entries %d to %d of %s", p.First, p.Last, p.Life)}
 	}
 	return &p, nil

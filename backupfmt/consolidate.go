@@ -11,7 +11,7 @@ import (
 
 // Consolidate merges a full backup and the incrementals over it into a new full backup of the same state, inside the repository: the
 // store it came from is not needed. What did not change is shared with the newest full backup. seq 0: the newest backup. A backup
-// that is full already is returned as it is. progress is called now and then and may be nil.
+// that is full already is returned as it is. Small pieces of the archive are merged on the way. progress is called now and then and may be nil.
 func (r *Repo) Consolidate(ctx context.Context, seq uint64, progress func(rows, raw uint64)) (*Link, error) {
 	c, err := r.Chain(ctx)
 	if err != nil {
@@ -34,7 +34,11 @@ func (r *Repo) Consolidate(ctx context.Context, seq uint64, progress func(rows, 
 	if err != nil {
 		return nil, err
 	}
-	return r.backup(ctx, c, src, nil, BackupOptions{Label: l.Label, Progress: progress})
+	if l, err = r.backup(ctx, c, src, nil, BackupOptions{Label: l.Label, Progress: progress}); err != nil {
+		return l, err
+	}
+	_, err = r.MergeArchive(ctx)
+	return l, err
 }
 
 // mergedSource shows a stored state as if it were a store.

@@ -2,9 +2,9 @@ package backupfmt
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/erlmcp/erlmcp/backupfmt/object"
@@ -117,17 +117,20 @@ func (r *Repo) planLog(ctx context.Context, p *Plan, l *Link) error {
 			done = true
 			break
 		}
-		meta, err := r.pieceMeta(ctx, ref)
+		if ref.last != 0 && ref.last <= p.Index {
+			continue
+		}
+		meta, err := r.pieceMeta(ctx, ref.Info)
 		if err != nil {
 			return err
 		}
 		if meta.Last <= p.Index {
-			continue // lies before the backup
+			continue // lies before the backup, or in a merged piece
 		}
 		if meta.First > p.Index+1 {
 			return &GapError{From: p.Index + 1, To: meta.First - 1, Reachable: p.Index, Wanted: p.Target.Index}
 		}
-		if done, err = r.planPiece(ctx, p, ref, meta); err != nil || done {
+		if done, err = r.planPiece(ctx, p, ref.Info, meta); err != nil || done {
 			return err
 		}
 	}
@@ -183,17 +186,21 @@ func (r *Repo) lastBefore(ctx context.Context, name string, index uint64, t time
 }
 
 // pieces lists the archive objects of a life from the one that may hold an entry on.
-func (r *Repo) pieces(ctx context.Context, life object.ID, from uint64) ([]store.Info, error) {
-	var out []store.Info
+func (r *Repo) pieces(ctx context.Context, life object.ID, from uint64) ([]pieceInfo, error) {
+	var out []pieceInfo
+	before := -1 // the newest piece, of those that do not say where they end, that begins at or before the entry
 	err := r.st.List(ctx, folderArchive+life.String()+"/", func(i store.Info) error {
-		first, ok := parseNumber(i.Name)
-		if !ok {
+		p, ok := parsePieceName(i)
+		switch {
+		case !ok || p.last != 0 && p.last < from:
 			return nil
+		case p.last == 0 && p.first <= from:
+			if before >= 0 {
+				out = slices.Delete(out, before, before+1)
+			}
+			before = len(out)
 		}
-		if first <= from {
-			out = out[:0]
-		}
-		out = append(out, i)
+		out = append(out, p)
 		return nil
 	})
 	return out, err
@@ -218,7 +225,7 @@ func (r *Repo) pieceMeta(ctx context.Context, i store.Info) (*Piece, error) {
 
 // log calls fn for the entries (after, p.Index] of the pieces, having checked that each piece continues the one before it.
 func (r *Repo) log(ctx context.Context, p *Plan, after uint64, fn func(wal.Entry) error) error {
-	prev := ""
+	prev, end := "", uint64(0)
 	next := after + 1
 	for _, ref := range p.Pieces {
 		c, meta, err := r.piece(ctx, ref.Name)
@@ -228,10 +235,10 @@ func (r *Repo) log(ctx context.Context, p *Plan, after uint64, fn func(wal.Entry
 		if meta.First > next || meta.Last != ref.Last {
 			return &DamageError{Kind: "replayed", Object: ref.Name, Reason: fmt.Sprintf("it holds entries %d to %d, planned were %d to %d", meta.First, meta.Last, ref.First, ref.Last)}
 		}
-		if prev != "" && meta.Prev != prev {
+		if prev != "" && meta.Prev != prev && meta.First == end+1 { // merged pieces may overlap
 			return &DamageError{Kind: "replayed", Object: ref.Name, Reason: "it does not continue the piece before it"}
 		}
-		prev = hex.EncodeToString(c.Digest[:])
+		prev, end = meta.end(c.Digest), meta.Last
 		err = entries(ref.Name, c, meta, func(e wal.Entry) error {
 			if e.Index < next || e.Index > p.Index {
 				return nil

@@ -38,7 +38,8 @@ type PruneReport struct {
 	Open          []string // sessions left alone
 	Objects       int      // deleted
 	Bytes         int64
-	Seq           uint64 // the prune's own link; 0 if there was nothing to do, or for a dry run
+	Merged        MergeReport // small pieces of the archive that became large ones
+	Seq           uint64      // the prune's own link; 0 if there was nothing to do, or for a dry run
 }
 
 // Keep is the pure part of retention: which backups of a chain stay, with everything they build on.
@@ -102,6 +103,11 @@ var errStale = errors.New("backup: the chain moved on")
 func (r *Repo) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error) {
 	for {
 		rep, err := r.prune(ctx, o)
+		if err == nil && !o.DryRun {
+			var m *MergeReport
+			m, err = r.MergeArchive(ctx)
+			rep.Merged = *m
+		}
 		if !errors.Is(err, errStale) {
 			return rep, err
 		}
@@ -274,18 +280,26 @@ func (s *surveyed) dead(c *Chain, rep *PruneReport) []store.Info {
 	return out
 }
 
-// deadPiece: a piece is needed if it holds an entry behind the oldest kept backup of its life. The next piece of the same life says
-// where it ends. The archive of a life that has no backup yet is left alone.
+// deadPiece: a piece is needed if it holds an entry behind the oldest kept backup of its life. The archive of a life that has no backup yet is
+// left alone.
 func (s *surveyed) deadPiece(n int, oldest map[string]uint64, gone map[string]bool) bool {
-	name := s.objects[n].Name
-	life := sessionOf(name)
-	if gone[life] {
-		return true
-	}
-	index, ok := oldest[life]
-	if !ok || n+1 >= len(s.objects) || sessionOf(s.objects[n+1].Name) != life {
+	p, ok := parsePieceName(s.objects[n])
+	if !ok {
 		return false
 	}
-	next, ok := parseNumber(s.objects[n+1].Name)
-	return ok && next <= index+1
+	if gone[p.life] {
+		return true
+	}
+	last := p.last
+	for k := n + 1; last == 0 && k < len(s.objects); k++ { // it ends before the next one that begins later
+		next, ok := parsePieceName(s.objects[k])
+		if !ok || next.life != p.life {
+			return false
+		}
+		if next.first > p.first {
+			last = next.first - 1
+		}
+	}
+	index, ok := oldest[p.life]
+	return ok && last != 0 && last <= index
 }

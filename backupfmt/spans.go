@@ -2,7 +2,6 @@ package backupfmt
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/erlmcp/erlmcp/backupfmt/store"
@@ -28,12 +27,12 @@ func (r *Repo) Spans(ctx context.Context) ([]Span, error) {
 	}
 	var lives []*ends
 	err := r.st.List(ctx, folderArchive, func(i store.Info) error {
-		life, _, ok := strings.Cut(strings.TrimPrefix(i.Name, folderArchive), "/")
-		if _, number := parseNumber(i.Name); !ok || !number {
+		p, ok := parsePieceName(i)
+		if !ok {
 			return nil
 		}
-		if n := len(lives); n == 0 || lives[n-1].span.Life != life {
-			lives = append(lives, &ends{span: Span{Life: life}, first: i})
+		if n := len(lives); n == 0 || lives[n-1].span.Life != p.life {
+			lives = append(lives, &ends{span: Span{Life: p.life}, first: i})
 		}
 		e := lives[len(lives)-1]
 		e.before, e.last = e.last, i

@@ -54,6 +54,7 @@ func (v *verifier) marks() {
 		name := archiveName(life, m.First)
 		p := v.pieces[name]
 		switch {
+		case p == nil && v.mergedOver(l, m):
 		case p == nil && !v.pruned(l, m):
 			v.damage(Damage{Kind: "missing", Object: name, Reason: fmt.Sprintf("backup %d recorded it", l.Seq), From: m.First, To: m.Last})
 		case p == nil || v.checked[name]:
@@ -61,6 +62,16 @@ func (v *verifier) marks() {
 			v.damage(Damage{Kind: "replayed", Object: name, Reason: fmt.Sprintf("it is not the piece that backup %d recorded", l.Seq), From: m.First, To: m.Last})
 		}
 	}
+}
+
+// mergedOver: the piece was merged, with others, into one that covers it.
+func (v *verifier) mergedOver(l *Link, m *ArchiveMark) bool {
+	for _, cp := range v.pieces {
+		if cp.p != nil && cp.p.Ends != "" && cp.p.Life == l.Life && cp.p.First <= m.First && cp.p.Last >= m.Last {
+			return true
+		}
+	}
+	return false
 }
 
 // pruned: a prune may remove pieces up to the oldest backup of their life.
@@ -85,8 +96,8 @@ func (v *verifier) piece(ctx context.Context, name string) (*Piece, error) {
 func (v *verifier) join(name string, prev, cur *checkedPiece, before int) *checkedPiece {
 	if cur.p == nil {
 		// It cannot be read: its name says where it began, the next piece will say where it ended.
-		if first, ok := parseNumber(name); ok && len(v.rep.Damage) > before {
-			v.rep.Damage[before].From = first
+		if p, ok := parsePieceName(store.Info{Name: name}); ok && len(v.rep.Damage) > before {
+			v.rep.Damage[before].From, v.rep.Damage[before].To = p.first, p.last
 		}
 		return nil
 	}
@@ -98,6 +109,10 @@ func (v *verifier) join(name string, prev, cur *checkedPiece, before int) *check
 		return cur
 	}
 	switch {
+	case cur.p.First <= prev.p.Last && prev.p.Ends != "" && cur.p.Last <= prev.p.Last:
+		return prev // merged already, and not deleted yet
+	case cur.p.First <= prev.p.Last && (prev.p.Ends != "" || cur.p.Ends != ""):
+		return cur // several merges at once, or one that did not come to its deletions
 	case cur.p.First > prev.p.Last+1 && cur.p.Restart:
 		v.rep.Gaps = append(v.rep.Gaps, Gap{Life: cur.p.Life, From: prev.p.Last + 1, To: cur.p.First - 1})
 	case cur.p.First != prev.p.Last+1:
@@ -105,7 +120,7 @@ func (v *verifier) join(name string, prev, cur *checkedPiece, before int) *check
 			Kind: "gap", Object: name, From: prev.p.Last + 1, To: cur.p.First - 1,
 			Reason: fmt.Sprintf("the archive lacks entries %d to %d", prev.p.Last+1, cur.p.First-1),
 		})
-	case v.o.ReadData && cur.p.Prev != hex.EncodeToString(prev.digest[:]):
+	case v.o.ReadData && cur.p.Prev != prev.p.end(prev.digest):
 		v.damage(Damage{
 			Kind: "replayed", Object: name, From: cur.p.First, To: cur.p.Last, Reason: "it does not continue the piece before it",
 		})

@@ -12,7 +12,8 @@ import (
 	"github.com/erlmcp/erlmcp/ops/backup"
 )
 
-const backupPruneLong = `prune removes the backups that the retention does not keep, the log that no kept backup needs, and what interrupted backups left.
+const backupPruneLong = `prune removes the backups that the retention does not keep, the log that no kept backup needs, and what interrupted backups left. It also
+merges the small pieces in which log is shipped into large ones.
 
 Kept are the newest backup of every hour (--keep-hourly back from the newest backup, default 168h), the newest full backup of
 every day (--keep-daily, default 720h; of a day without one the newest), the newest --keep-last, the newest of every life, and everything these build on. Ages are counted from the
@@ -73,6 +74,8 @@ type pruned struct {
 	Open    []string `json:"open,omitempty"`    // unfinished backups that were left alone
 	Objects int      `json:"objects"`
 	Bytes   int64    `json:"bytes"`
+	Merged  int      `json:"merged_pieces,omitempty"` // small pieces of the archived log that became
+	Into    int      `json:"merged_into,omitempty"`   // so many large ones
 }
 
 func prunedOf(rep *backupfmt.PruneReport, dry bool) pruned {
@@ -85,7 +88,10 @@ func prunedOf(rep *backupfmt.PruneReport, dry bool) pruned {
 		}
 		return out
 	}
-	return pruned{DryRun: dry, Kept: seqs(rep.Kept), Removed: seqs(rep.Removed), Aborted: rep.Aborted, Open: rep.Open, Objects: rep.Objects, Bytes: rep.Bytes}
+	return pruned{
+		DryRun: dry, Kept: seqs(rep.Kept), Removed: seqs(rep.Removed), Aborted: rep.Aborted, Open: rep.Open, Objects: rep.Objects, Bytes: rep.Bytes,
+		Merged: rep.Merged.Pieces, Into: rep.Merged.Into,
+	}
 }
 
 func printPruned(a *app, p pruned) error {
@@ -94,6 +100,9 @@ func printPruned(a *app, p pruned) error {
 		verb = "would remove"
 	}
 	_, err := fmt.Fprintf(a.out, "%s %d backups %v, %d objects, %s\nkept %d backups %v\n", verb, len(p.Removed), p.Removed, p.Objects, bytesText(p.Bytes), len(p.Kept), p.Kept)
+	if p.Merged > 0 {
+		_, err = fmt.Fprintf(a.out, "merged %d small pieces of the log into %d\n", p.Merged, p.Into)
+	}
 	if len(p.Open) > 0 {
 		_, err = fmt.Fprintf(a.out, "left %d unfinished backups alone; if none is running, the next prune removes them, or --abort-all now\n", len(p.Open))
 	}
