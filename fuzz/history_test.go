@@ -332,9 +332,11 @@ func atRest(l *wal.Log) error { return l.TruncateBack(math.MaxUint64) }
 // entries makes n entries of up to size bytes, each unlike any other.
 func (r *recorder) entries(n, size int) []wal.Entry {
 	es := make([]wal.Entry, n)
+	room := r.cfg.SegmentSize/2 - 1024 // one append may hold half a segment, headers of records included
 	for i := range es {
 		r.payload++
-		data := make([]byte, r.rng.IntN(size+1))
+		data := make([]byte, min(int64(r.rng.IntN(size+1)), room))
+		room -= int64(len(data))
 		chacha := seededReader(r.cfg.Seed<<20 + r.payload)
 		chacha.Read(data) //nolint:errcheck // never fails
 		if r.rng.IntN(4) == 0 {
