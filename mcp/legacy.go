@@ -105,11 +105,6 @@ func sessionNotFound() *wireError {
 		"session not found: it ended, expired or was never opened here; send initialize again")
 }
 
-func storeRefusal(err error) *wireError {
-	return refuse(http.StatusInternalServerError, jsonrpc.CodeInternalError,
-		"the session could not be read or stored: %v; try again", err)
-}
-
 // refusal explains why messages were not handed over.
 func (s *session) refusal(err error, list []envelope) *wireError {
 	var bad *wireError

@@ -140,7 +140,7 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 		}
 		if call != nil && call.http != nil && method != methodToolsCall {
 			if err := call.http.s.remember(ctx, method, req); err != nil {
-				return nil, &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "the session could not be stored: " + err.Error()}
+				return nil, storeRefusal(err).rpc()
 			}
 		}
 		return res, nil

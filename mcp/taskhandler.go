@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
-
-	"github.com/erlmcp/erlmcp/engine"
 )
 
 // taskRun is one start of a handler: the lease it writes with, its clock and
@@ -245,7 +243,7 @@ func (run *taskRun) persistEnd(write func() error) error {
 func (run *taskRun) retryWrite(ctx context.Context, write func() error) error {
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		err := write()
-		if !errors.Is(err, engine.ErrOverloaded) && !errors.Is(err, engine.ErrNoSpace) && !errors.Is(err, engine.ErrConflict) {
+		if !refusedByStore(err) {
 			return err
 		}
 		timer := time.NewTimer(pause)

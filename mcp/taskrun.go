@@ -9,8 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/erlmcp/erlmcp/engine"
 )
 
 // TaskLimits bounds the durable tasks of a runtime. The zero value selects the
@@ -247,19 +245,6 @@ func (tr *taskRunner) create(rec *taskRecord, key string) (*taskRecord, error) {
 		}
 	}
 	return got, storeError(err)
-}
-
-// storeError gives a failure of the store the code that clients know.
-func storeError(err error) error {
-	switch {
-	case errors.Is(err, engine.ErrOverloaded), errors.Is(err, engine.ErrNoSpace):
-		return refuse(http.StatusServiceUnavailable, CodeOverloaded, "overloaded: %v", err).rpc()
-	case errors.Is(err, errIdemMismatch):
-		return invalidParams("%v; use a new key for a new call", errIdemMismatch)
-	case errors.Is(err, ErrNoTask):
-		return invalidParams("no such task: the id is wrong, belongs to somebody else, or the task ended and its result was kept for its time")
-	}
-	return err
 }
 
 // dispatch starts tasks that wait while slots are free. tr.mu is held.

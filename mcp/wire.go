@@ -105,6 +105,9 @@ func marshal(v any) ([]byte, error) {
 func normalise(err error) error {
 	var rpc *jsonrpc.Error
 	if !errors.As(err, &rpc) {
+		if refusedByStore(err) {
+			return overloadedStore(err).rpc()
+		}
 		return &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: err.Error()}
 	}
 	if rpc.Code != 0 {
