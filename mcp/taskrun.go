@@ -11,56 +11,6 @@ import (
 	"time"
 )
 
-// TaskLimits bounds the durable tasks of a runtime. The zero value selects the
-// defaults.
-type TaskLimits struct {
-	Workers    int // handlers that run at once; default 64
-	Queue      int // tasks that wait for a worker; one more is refused with CodeOverloaded; default 1000
-	Unfinished int // tasks that have not ended, those waiting for people included; default 10000
-
-	// Of Queue and Unfinished, how much one principal may take, so that nobody
-	// keeps all others out; default a quarter. Anonymous clients cannot be told
-	// apart and share all of it.
-	QueuePerPrincipal, UnfinishedPerPrincipal int
-
-	// WaitGrace is how long a handler that can be resumed waits in memory in
-	// Elicit and Ask; then, and for longer sleeps at once, the task waits in the
-	// store only: see ErrSuspended. Default 5 s.
-	WaitGrace time.Duration
-
-	TTL          time.Duration // default of TaskOptions.TTL; 1 h
-	PollInterval time.Duration // default of TaskOptions.PollInterval; 1 s
-	TimeLimit    time.Duration // default of TaskOptions.TimeLimit; 5 min
-	InputLimit   time.Duration // default of TaskOptions.InputLimit; 7 days
-
-	// Node names this process among those that share a replicated store. Each
-	// needs a name of its own that stays the same over restarts. Empty on a
-	// store that one process owns.
-	Node string
-	// Lease is how long a node may be silent before others take over its
-	// tasks; default 15 s. Too short costs work done twice, never results.
-	Lease time.Duration
-}
-
-func (l TaskLimits) withDefaults() (TaskLimits, error) {
-	if l.Workers < 0 || l.Queue < 0 || l.Unfinished < 0 || l.TTL < 0 || l.PollInterval < 0 || l.TimeLimit < 0 || l.InputLimit < 0 || l.Lease < 0 ||
-		l.QueuePerPrincipal < 0 || l.UnfinishedPerPrincipal < 0 || l.WaitGrace < 0 {
-		return l, errors.New("mcp: a limit of tasks is negative")
-	}
-	setDefault(&l.Workers, 64)
-	setDefault(&l.Queue, 1000)
-	setDefault(&l.Unfinished, 10000)
-	setDefault(&l.QueuePerPrincipal, max(1, l.Queue/4))
-	setDefault(&l.UnfinishedPerPrincipal, max(1, l.Unfinished/4))
-	setDefault(&l.WaitGrace, 5*time.Second)
-	setDefault(&l.TTL, time.Hour)
-	setDefault(&l.PollInterval, time.Second)
-	setDefault(&l.TimeLimit, 5*time.Minute)
-	setDefault(&l.InputLimit, 7*24*time.Hour)
-	setDefault(&l.Lease, 15*time.Second)
-	return l, nil
-}
-
 // taskPoll is the longest time after which the queue is looked at again:
 // within it a node learns what other nodes did. What this process does itself
 // it learns at once.
@@ -462,46 +412,6 @@ func (tr *taskRunner) news(rec *taskRecord) {
 // ready is the task as the queue knows it.
 func (rec *taskRecord) ready() readyTask {
 	return readyTask{due: rec.Due, id: rec.ID, tool: rec.Tool, principal: rec.Principal}
-}
-
-// fill copies the counters and gauges.
-func (tr *taskRunner) fill(s *TaskStats) {
-	c := &tr.stats
-	s.Created, s.Completed, s.Failed, s.Cancelled = c.created.Load(), c.completed.Load(), c.failed.Load(), c.cancelled.Load()
-	s.Expired, s.Retried, s.Resumed, s.Overloaded = c.expired.Load(), c.retried.Load(), c.resumed.Load(), c.overloaded.Load()
-	s.Suspended = c.suspended.Load()
-	s.Steps, s.Replayed, s.Questions = c.steps.Load(), c.replayed.Load(), c.questions.Load()
-	tr.mu.Lock()
-	defer tr.mu.Unlock()
-	s.Queued, s.Running, s.Unfinished = tr.queue.len(), tr.slots, tr.unfinished
-	s.Waiting = tr.later
-	for _, run := range tr.active {
-		if run.parked.Load() {
-			s.Waiting++
-		}
-	}
-}
-
-// TaskStats are counters of durable tasks since start, and gauges of the
-// moment, as this process sees them.
-type TaskStats struct {
-	Created    uint64 // tasks made durable here
-	Completed  uint64 // ended with a result, tool errors included
-	Failed     uint64 // ended with a JSON-RPC error
-	Cancelled  uint64
-	Expired    uint64 // results removed after their time
-	Retried    uint64 // failed attempts that got another one
-	Resumed    uint64 // handlers started again after an interruption or a long wait
-	Suspended  uint64 // waiting handlers that ended, to be resumed when the wait is over
-	Overloaded uint64 // tasks refused for want of room
-	Steps      uint64 // finished steps made durable
-	Replayed   uint64 // steps answered from the journal
-	Questions  uint64 // input requests made durable
-
-	Queued     int // waiting for a worker
-	Running    int // handlers running
-	Waiting    int // waiting for an answer or a time
-	Unfinished int // all that have not ended
 }
 
 // describe is for log lines.
