@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/erlmcp/erlmcp/backupfmt/store"
 	"github.com/erlmcp/erlmcp/snapshot"
 )
 
@@ -24,6 +25,7 @@ type BackupOptions struct {
 	Type     string                 // Full, Incremental, Auto (default)
 	Label    string                 // stored sealed
 	MaxChain int                    // incrementals that may follow a full backup; 0: MaxChain
+	Fresh    bool                   // a full backup shares nothing with older ones: after damage that cannot be repaired
 	Archive  *Archive               // of the same life: its end is recorded, so that its loss would be noticed; may be nil
 	Progress func(rows, raw uint64) // called now and then by the backup's goroutine; may be nil
 }
@@ -141,9 +143,15 @@ func (r *Repo) store(ctx context.Context, c *Chain, src Source, parent *Link, to
 	var needs uint64 // a link that must still be there at the end
 	if parent != nil {
 		inv.Kind, inv.Base, inv.Since, needs = Incremental, parent.Seq, parent.Index, parent.Seq
-	} else if last := lastFull(c); last != nil {
-		base = &baseCursor{packs: last.Packs, items: &itemReader{r: r, ctx: ctx, link: last}}
-		needs = last.Seq
+	} else if last := lastFull(c); last != nil && !o.Fresh {
+		whole, err := r.present(ctx, last)
+		if err != nil {
+			return nil, err
+		}
+		if whole {
+			base = &baseCursor{packs: last.Packs, items: &itemReader{r: r, ctx: ctx, link: last}}
+			needs = last.Seq
+		}
 	}
 	w, err := r.newRunWriter(ctx, token, base)
 	if err != nil {
@@ -184,6 +192,29 @@ func (r *Repo) store(ctx context.Context, c *Chain, src Source, parent *Link, to
 	return r.commit(ctx, c, inv, det, func(newer *Link) error {
 		return errors.Join(fence(newer, token, needs), w.found.fence(newer))
 	})
+}
+
+// present reports whether everything that a backup names is there and not truncated. A new backup must not share what is lost: it
+// would not restore either.
+func (r *Repo) present(ctx context.Context, l *Link) (bool, error) {
+	missing := map[string]int64{}
+	for _, refs := range [][]Ref{l.Packs, l.Lists} {
+		for _, ref := range refs {
+			missing[ref.Name] = ref.Size
+		}
+	}
+	for _, folder := range []string{folderPacks, folderLists} {
+		err := r.st.List(ctx, folder, func(i store.Info) error {
+			if size, ok := missing[i.Name]; ok && i.Size >= size { // a rekey makes objects larger
+				delete(missing, i.Name)
+			}
+			return nil
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	return len(missing) == 0, nil
 }
 
 // lastFull is the newest full backup of any history: its chunks may be shared.

@@ -8,6 +8,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/erlmcp/erlmcp/backupfmt/object"
 	"github.com/erlmcp/erlmcp/engine"
 )
 
@@ -74,5 +75,26 @@ func TestADamagedBackupNeverGetsAProof(t *testing.T) {
 		proofs, err := r.Proofs(bg)
 		require.NoError(t, err)
 		require.False(t, proofs[0].OK)
+	}
+}
+
+func TestAFullBackupSharesNothingWithOneThatLostObjects(t *testing.T) {
+	w := history(t, 83)
+	c, err := w.repo.Chain(bg)
+	require.NoError(t, err)
+	require.NoError(t, w.repo.Store().Delete(bg, lastFull(c).Packs[0].Name))
+	for _, fresh := range []bool{false, true} {
+		src, err := EngineSource(w.s, object.ID{})
+		require.NoError(t, err)
+		l, err := w.repo.Backup(bg, src, BackupOptions{Type: Full, Fresh: fresh})
+		require.NoError(t, err)
+		require.NoError(t, src.Close())
+		require.Equal(t, l.Chunks, l.NewChunks, "everything is stored again")
+		o, _ := w.drillOptions()
+		o.Target = Target{Seq: l.Seq}
+		p, err := w.repo.Drill(bg, o)
+		require.NoError(t, err)
+		require.True(t, p.OK, "%+v", p)
+		// The next one may share again: what it shares is whole.
 	}
 }

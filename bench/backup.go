@@ -20,9 +20,9 @@ const (
 	phaseSame     = "no change"
 	phaseRandom   = "1 % + 1 % anywhere"
 	phaseRuns     = "1 % + 1 % in runs"
-	phaseLog      = "100 MB of writes"
+	phaseLog      = "log written"
 	phaseRestore  = "restore"
-	phaseReplay   = "restore, 100 MB of it log"
+	phaseReplay   = "restore with log"
 	phaseScrub    = "read and check all"
 	phaseFullMore = "another full"
 	phasePrune    = "prune"
@@ -30,9 +30,6 @@ const (
 	phaseSmall    = "0.1 % + 0.1 % anywhere"
 	phaseLarge    = "5 % + 5 % anywhere"
 )
-
-// logBytes is how much is written between the last two backups, which a restore to the moment before the last one replays.
-const logBytes = 100e6
 
 // lifeCosts is what the phases of one tool gave.
 type lifeCosts struct {
@@ -49,12 +46,14 @@ type backupBench struct {
 	binary string
 	key    string
 	total  int // records
+	log    int // MB written between the last two backups, which a restore to the moment before the last one replays
 	seed   uint64
 }
 
 func runBackup(args []string) error {
 	c := newCommon("backup", []string{"erlmcp", "restic", "restic/checkpoint", "borg", "borg/checkpoint"}, 1, args)
 	sizes := c.flags.String("sizes", "1024", "MiB of records, a list; the first is measured beside the peers, all make the curve")
+	log := c.flags.Int("log", 100, "MB written before the last backup, which one restore replays")
 	cleanup, err := c.parse()
 	if err != nil {
 		return err
@@ -75,11 +74,12 @@ func runBackup(args []string) error {
 		results := map[string][]lifeCosts{}
 		var peers []*backupTool
 		for rep := range c.reps {
-			b := &backupBench{c: c, dir: filepath.Join(c.dir, fmt.Sprintf("%d-%d", size, rep)), binary: binary, seed: c.seed + uint64(rep)}
+			b := &backupBench{c: c, dir: filepath.Join(c.dir, fmt.Sprintf("%d-%d", size, rep)), binary: binary, log: *log, seed: c.seed + uint64(rep)}
+			peers = nil
 			if n == 0 {
 				peers = backupPeers(b.dir, c.names())
 			}
-			if err := b.run(size, peers[:len(peers)*min(1, max(0, 1-n))], results, rep); err != nil {
+			if err := b.run(size, peers, results, rep); err != nil {
 				return err
 			}
 			if err := os.RemoveAll(b.dir); err != nil {
@@ -87,7 +87,7 @@ func runBackup(args []string) error {
 			}
 		}
 		if n == 0 {
-			body.WriteString(backupTables(size, c.names(), peers, results))
+			body.WriteString(backupTables(size, *log, c.names(), peers, results))
 		}
 		curveRows(rows, size, results["erlmcp"])
 		curve = append(curve, fmt.Sprint(size))
@@ -114,7 +114,7 @@ func (b *backupBench) path(name string) string { return filepath.Join(b.dir, nam
 // child runs a cell on the store.
 func (b *backupBench) child(kind, version, path string) (outcome, error) {
 	b.seed++
-	return start(cell{Kind: kind, Engine: "erlmcp", Dir: b.path("data"), Entries: b.total, Seed: b.seed, Version: version, Path: path})
+	return start(cell{Kind: kind, Engine: "erlmcp", Dir: b.path("data"), Entries: b.total, Seed: b.seed, Version: version, Path: path, Limit: time.Hour})
 }
 
 // change alters the store and keeps count of its records.
@@ -247,7 +247,7 @@ func (b *backupBench) ours(m lifeCosts, peers []*backupTool) error {
 	var last uint64
 	for _, step := range []struct{ change, phase, state string }{
 		{"random 1", phaseRandom, "random"}, {"runs 1", phaseRuns, "runs"},
-		{"random 0.1", phaseSmall, ""}, {"random 5", phaseLarge, ""}, {fmt.Sprintf("log %d", int(logBytes)), phaseLog, ""},
+		{"random 0.1", phaseSmall, ""}, {"random 5", phaseLarge, ""}, {fmt.Sprintf("log %d", b.log*1000*1000), phaseLog, ""},
 	} {
 		err := b.change(step.change)
 		if err == nil {
@@ -376,7 +376,7 @@ func (c cost) String() string {
 }
 
 // backupTables compares the tools at one size.
-func backupTables(size int, names []string, peers []*backupTool, results map[string][]lifeCosts) string {
+func backupTables(size, log int, names []string, peers []*backupTool, results map[string][]lifeCosts) string {
 	var shown []string
 	versions := []string{}
 	for _, name := range names {
@@ -411,8 +411,11 @@ func backupTables(size int, names []string, peers []*backupTool, results map[str
 			bytes.Row(stored...)
 		}
 	}
-	return fmt.Sprintf("%d MiB of records; wall s / CPU s / peak MiB of the largest process; %s. Peers: %s.\n\n%s\n%s",
-		size, repetitions(len(results["erlmcp"])), strings.Join(versions, "; "), times, bytes)
+	if len(versions) == 0 {
+		versions = []string{"none is installed, or none was asked for"}
+	}
+	return fmt.Sprintf("%d MiB of records, %d MB of writes in the log that one restore replays; wall s / CPU s / peak MiB of the largest process; %s. Peers: %s.\n\n%s\n%s",
+		size, log, repetitions(len(results["erlmcp"])), strings.Join(versions, "; "), times, bytes)
 }
 
 func repetitions(n int) string {

@@ -30,6 +30,8 @@ type cell struct {
 	Reads       bool   // read before each write, in the same transaction
 	Profile     string // write a CPU profile there
 
+	Limit time.Duration // longest run of the child; default cellTimeout
+
 	Address, Path, Version string // of an MCP server that runs, and the revision to speak
 }
 
@@ -117,7 +119,11 @@ func start(c cell) (outcome, error) {
 		return outcome{}, err
 	}
 	var out, errs bytes.Buffer
-	ctx, cancel := context.WithTimeout(context.Background(), cellTimeout)
+	limit := c.Limit
+	if limit == 0 {
+		limit = cellTimeout
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, exe, "child")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(in), &out, &errs

@@ -99,7 +99,8 @@ with. When no server runs, the directory is opened here, as a server would open 
 
 The type is chosen if none is given: incremental, unless there is no backup yet, the log does not reach back to the last one, or 24
 incrementals follow the last full backup. An incremental reads the log, not the store: its time and size follow the
-change. A full backup reads every row and stores the ones that changed since the last full backup.
+change. A full backup reads every row and stores the ones that changed since the last full backup. It shares nothing with one of which
+objects are missing; with --fresh, with none.
 
 The log between the previous backup and this one is stored too, so that every moment in between can be restored
 (--no-archive leaves it out).
@@ -130,11 +131,15 @@ func (a *app) backupCreateCommand() *cobra.Command {
 	f.StringVar(&format, "format", formatRepository, "repository, or a classic archive: tar.gz, tar.gz.enc, `FORMAT`")
 	f.StringVar(&to, "to", "", "with --format tar.gz or tar.gz.enc: `DIR` to write the archive and its .sha256 file to")
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{formatRepository, formatTar, formatSealedTar}, cobra.ShellCompDirectiveNoFileComp))
+	f.BoolVar(&o.Fresh, "fresh", false, "with --type full: share nothing with older backups, after damage that repair did not restore")
 	f.BoolVar(&o.NoArchive, "no-archive", false, "do not store the log behind the previous backup")
 	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions([]string{"auto", "full", "incremental"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if o.Type != backupfmt.Auto && o.Type != backupfmt.Full && o.Type != backupfmt.Incremental {
 			return errUsage("--type %q is not auto, full or incremental", o.Type)
+		}
+		if o.Fresh && o.Type != backupfmt.Full {
+			return errUsage("--fresh is for full backups: say --type full")
 		}
 		cfg, err := r.load(cmd)
 		if err != nil {

@@ -168,6 +168,33 @@ func TestBackupsOfALoadedServerRestoreToExactlyTheirState(t *testing.T) {
 	some(t, again, "after", 1)
 }
 
+func TestABackupUnderLoadIsTheStateAtItsIndexAndNoOther(t *testing.T) {
+	v := newVault(t)
+	log := &vault{t: t, base: v.base, repo: v.dir("log"), key: v.key} // has a backup from before the load and one from after it, and the log between
+	log.must("backup", "init")
+	data := v.dir("data")
+	s := start(t, data)
+	some(t, s, "before", 5)
+	var first, during backup.Created
+	log.result(&first, "backup", "create", "--data", data)
+	stop := load(t, s, 4)
+	require.Eventually(t, func() bool { return status(t, data).Store.AppliedIndex > first.Index+20 }, patience, time.Millisecond)
+	v.result(&during, "backup", "create", "--data", data)
+	require.NotZero(t, stop())
+	some(t, s, "after", 1)
+	log.must("backup", "create", "--data", data)
+
+	// Two ways that have nothing in common give the same state: the rows that were read under load, and the log, replayed.
+	var rows, replayed restoredDoc
+	v.result(&rows, "backup", "restore", fmt.Sprint(during.Backup), "--to", v.dir("rows"))
+	require.Equal(t, during.StateHash, rows.StateHash)
+	log.result(&replayed, "backup", "restore", "--at-index", fmt.Sprint(during.Index), "--to", v.dir("replayed"))
+	require.Equal(t, during.Index-first.Index, replayed.Entries, "all of it came from the log")
+	require.Equal(t, during.StateHash, replayed.StateHash)
+	log.result(&replayed, "backup", "restore", "--at-index", fmt.Sprint(during.Index-1), "--to", v.dir("one-less"))
+	require.NotEqual(t, during.StateHash, replayed.StateHash)
+}
+
 func TestAStoppedDirectoryIsBackedUpWithoutAServer(t *testing.T) {
 	v := newVault(t)
 	data := v.dir("data")

@@ -63,7 +63,7 @@ const backupRepairLong = `repair reads every byte of a repository and writes bac
 7 damaged sectors of 4 KiB, or 256 KiB in one piece, of a pack of 16 MiB. It needs no passphrase.
 
 What it cannot restore is named with what it costs. Then: erlmcp backup copy brings objects back from a copy of the repository that still has
-them, and the next full backup makes new backups independent of the damaged ones.
+them, and a full backup with --fresh makes new backups independent of the damaged ones.
 
 Exit codes: 0 nothing was damaged, or all of it was restored; 1 something is lost; 2 wrong usage or configuration.`
 

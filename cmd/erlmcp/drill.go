@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/erlmcp/erlmcp/backupfmt"
+	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/node"
 	"github.com/erlmcp/erlmcp/config"
@@ -18,7 +20,8 @@ named) into a scratch directory, opens it with the engine, compares the state ha
 checks of erlmcp verify and the queries a server answers all day, and measures how long that took.
 
 What it found is stored in the repository as a proof, sealed with the repository's key, also when it failed. The scratch directory is removed
-when all went well, and kept and named when not. The data directory is not touched.
+when all went well, and kept and named when not. The data directory (--data) is not touched; a server that runs on it is told,
+and shows the drill in its status.
 
 Exit codes: 0 the backups restore; 1 they do not, or the drill could not be carried out; 2 wrong usage or configuration.`
 
@@ -33,7 +36,7 @@ func (a *app) drillCommand() *cobra.Command {
   erlmcp drill --last --json | jq '.ok, .rto_ns'`,
 		Args: cobra.MaximumNArgs(1),
 	}
-	r := a.repoFlags(cmd, dataKeyFileFlag)
+	r := a.repoFlags(cmd, dataFlag, dataKeyFileFlag)
 	f := cmd.Flags()
 	f.StringVar(&scratch, "scratch", "", "`DIR` to make the scratch directory in (default: backup.scratch_dir, else the temporary directory)")
 	f.BoolVar(&last, "last", false, "only show what the newest drill found")
@@ -61,10 +64,21 @@ func (a *app) drillCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			a.tellOfDrill(ctx, cfg, repo, proof)
 			return r.proof(m, proof)
 		})(cmd, args)
 	}
 	return cmd
+}
+
+// tellOfDrill lets a running server know, so that its status shows the drill and the age of its proof. Without a server nobody has to know.
+func (a *app) tellOfDrill(ctx context.Context, cfg *config.Config, repo *backupfmt.Repo, p *backupfmt.DrillProof) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	err := admin.NewClient(cfg.DataDir).Drilled(ctx, admin.Drilled{Repository: repo.Store().String(), Proof: p})
+	if err != nil && !errors.Is(err, admin.ErrNoServer) {
+		fmt.Fprintf(a.err, "warning: the server of %s was not told of the drill: %v\n", cfg.DataDir, err)
+	}
 }
 
 func (r *repoFlags) lastProof(ctx context.Context, repo *backupfmt.Repo, m *meter) error {

@@ -103,6 +103,7 @@ func printStatus(out io.Writer, s admin.Status) error {
 		row("andons", "%d open", s.Ledger.OpenAndons)
 	}
 	backupRows(row, s.Backup)
+	byHandRows(row, s.ByHand)
 	if r := s.Recovery; r != nil {
 		text := fmt.Sprintf("%d log entries checked, %d replayed, in %.3fs", r.LogEntries, r.ReplayedEntries, r.OpenSeconds)
 		if r.TornTail != "" {

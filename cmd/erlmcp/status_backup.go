@@ -48,3 +48,20 @@ func backupRows(row func(name, format string, args ...any), s *backup.Status) {
 	}
 	row("", "last proof that they restore: %s", proof)
 }
+
+// shownByHand bounds what status prints; --json has all of it.
+const shownByHand = 5
+
+// byHandRows show what somebody did on other repositories.
+func byHandRows(row func(name, format string, args ...any), runs []backup.Manual) {
+	for i, m := range runs[:min(len(runs), shownByHand)] {
+		name, state := "", "ok"
+		if i == 0 {
+			name = "by hand"
+		}
+		if !m.OK {
+			state = "FAILED"
+		}
+		row(name, "%s UTC %s of %s %s: %s", moment(m.Began), m.What, m.Repository, state, m.Result)
+	}
+}

@@ -33,6 +33,7 @@ type CreateOptions struct {
 	Type      string // backupfmt.Full, Incremental or Auto (default)
 	Label     string // a note for people; stored sealed
 	NoArchive bool   // do not ship the log behind the previous backup: only the backups themselves can be restored, nothing in between
+	Fresh     bool   // a full backup that shares nothing with older ones
 	MaxChain  int    // incrementals after a full backup; 0: backupfmt.MaxChain
 
 	archive *backupfmt.Archive // of the service; nil: opened if needed
@@ -89,7 +90,7 @@ func Create(ctx context.Context, s *engine.Store, r *backupfmt.Repo, life object
 	}
 	total := estimate(ctx, r)
 	l, err := r.Backup(ctx, src, backupfmt.BackupOptions{
-		Type: o.Type, Label: o.Label, MaxChain: o.MaxChain, Archive: archive,
+		Type: o.Type, Label: o.Label, MaxChain: o.MaxChain, Fresh: o.Fresh, Archive: archive,
 		Progress: func(_, raw uint64) { report.tell("rows", int64(raw), max(total, int64(raw)), "bytes") },
 	})
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"strings"
 	"sync"
@@ -417,6 +418,102 @@ func TestABackupOnDemandTakesItsTurnAndIsRecorded(t *testing.T) {
 	again, err := w.svc.Create(bg, CreateOptions{}, nil)
 	require.NoError(t, err)
 	require.Equal(t, backupfmt.Incremental, again.Type, "the record of the first one is a change, too")
+}
+
+func TestWhatIsAskedForOnDemandIsBounded(t *testing.T) {
+	w := newSite(t, nil)
+	w.write(3)
+	w.svc.turn <- struct{}{} // a job is at work
+	ctx, cancel := context.WithCancel(bg)
+	results := make(chan error, maxWaiting)
+	for range maxWaiting {
+		go func() { _, err := w.svc.Create(ctx, CreateOptions{}, nil); results <- err }()
+	}
+	require.Eventually(t, func() bool {
+		w.svc.mu.Lock()
+		defer w.svc.mu.Unlock()
+		return w.svc.waiting == maxWaiting
+	}, 10*time.Second, time.Millisecond)
+	_, err := w.svc.Create(bg, CreateOptions{}, nil)
+	require.ErrorIs(t, err, ErrBusy)
+	_, err = w.svc.Verify(bg, backupfmt.VerifyOptions{}, nil)
+	require.ErrorIs(t, err, ErrBusy)
+	cancel()
+	for range maxWaiting {
+		require.ErrorIs(t, <-results, context.Canceled)
+	}
+	<-w.svc.turn
+	_, err = w.svc.Create(bg, CreateOptions{}, nil)
+	require.NoError(t, err)
+}
+
+func TestVerificationsAndDrillsOnDemandAreRecordedLikeScheduledOnes(t *testing.T) {
+	ok := true
+	w := newSite(t, func(o *Options) {
+		o.Checks = func() []backupfmt.DrillCheck {
+			return []backupfmt.DrillCheck{{Name: "known answer", Run: func(context.Context, *engine.Store) error {
+				if ok {
+					return nil
+				}
+				return errors.New("42 is missing")
+			}}}
+		}
+	})
+	w.write(5)
+	c, err := w.svc.Create(bg, CreateOptions{Label: "mark-1"}, nil)
+	require.NoError(t, err)
+	found, there, err := w.svc.Find(bg, "mark-1")
+	require.NoError(t, err)
+	require.True(t, there)
+	require.Equal(t, c.Backup, found.Backup)
+	_, there, err = w.svc.Find(bg, "mark-2")
+	require.NoError(t, err)
+	require.False(t, there)
+	rep, err := w.svc.Verify(bg, backupfmt.VerifyOptions{ReadData: true}, nil)
+	require.NoError(t, err)
+	require.True(t, rep.OK())
+	require.True(t, w.job(JobVerify).Last.OK)
+	dir := w.svc.ScratchFor("task-1")
+	require.NoError(t, w.fs.MkdirAll(dir, 0o700)) // as a killed drill would leave them
+	require.NoError(t, w.fs.MkdirAll(dir+".restore-0123", 0o700))
+	p, err := w.svc.Drill(bg, DrillOptions{Scratch: dir}, nil)
+	require.NoError(t, err)
+	require.True(t, p.OK, "%+v", p)
+	for _, d := range []string{dir, dir + ".restore-0123"} {
+		_, err := w.fs.Stat(d)
+		require.ErrorIs(t, err, os.ErrNotExist, d)
+	}
+	require.False(t, w.svc.Status().LastProof.IsZero())
+	ok, w.events = false, nil
+	p, err = w.svc.Drill(bg, DrillOptions{}, nil)
+	require.NoError(t, err, "a drill that fails was carried out")
+	require.False(t, p.OK)
+	require.Equal(t, EventDrill, w.events[0].Kind)
+	require.False(t, w.job(JobDrill).Last.OK)
+	require.NoError(t, w.svc.Note(bg, &backupfmt.DrillProof{OK: true, Began: begin.Add(time.Hour)}))
+	require.Equal(t, begin.Add(time.Hour), w.svc.Status().LastProof)
+}
+
+func TestANodeThatDoesNotLeadKeepsTheLogThatIsNotArchived(t *testing.T) {
+	w := newSite(t, nil)
+	w.write(5)
+	_, err := w.svc.Create(bg, CreateOptions{}, nil)
+	require.NoError(t, err)
+	w.svc.ArchiveTick(bg)
+	archived := w.svc.Status().Archive.Index
+	require.NotZero(t, archived)
+	w.o.Leader = func() bool { return false }
+	w.restart()
+	w.write(2)
+	w.svc.ArchiveTick(bg)
+	require.Equal(t, archived, w.svc.Status().Archive.Index, "it found out how far the leader is")
+	asked := w.disk.requests()
+	for range 100 {
+		w.clock.Advance(time.Second)
+		w.svc.ArchiveTick(bg)
+	}
+	require.Equal(t, asked, w.disk.requests(), "while nothing changes nothing is asked")
+	require.Len(t, w.backups(), 1)
 }
 
 func TestRunEndsWithItsContext(t *testing.T) {

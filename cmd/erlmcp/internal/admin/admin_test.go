@@ -38,7 +38,8 @@ func (f fakeSource) Backup(ctx context.Context, r BackupRequest, report backup.R
 	return f.backup(ctx, r, report)
 }
 
-func (fakeSource) Status(context.Context) Status { return Status{Running: true, PID: 42} }
+func (fakeSource) Drilled(context.Context, Drilled) error { return nil }
+func (fakeSource) Status(context.Context) Status          { return Status{Running: true, PID: 42} }
 func (fakeSource) Health(context.Context) Health {
 	return Health{Status: Yellow, Phase: PhaseServing, Components: map[string]Component{"disk": {Status: Yellow, Message: "m"}}}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 
+	"github.com/erlmcp/erlmcp/backupfmt"
 	"github.com/erlmcp/erlmcp/ops/backup"
 	"github.com/erlmcp/erlmcp/tcps/classic"
 )
@@ -130,4 +131,32 @@ func streamBackup(w http.ResponseWriter, r *http.Request, src Source) {
 		_ = enc.Encode(line) // a client that went away ends r.Context(), which ends the backup
 		_ = flush.Flush()
 	}
+}
+
+// Drilled is a drill that a command carried out beside the server.
+type Drilled struct {
+	Repository string                `json:"repository"` // without secrets
+	Proof      *backupfmt.DrillProof `json:"proof"`
+}
+
+// Drilled tells the server of a drill, so that its status shows it. ErrNoServer when nobody listens.
+func (c *Client) Drilled(ctx context.Context, d Drilled) error {
+	body, err := json.Marshal(d)
+	if err != nil {
+		return fmt.Errorf("encode the proof: %w", err)
+	}
+	resp, err := c.send(ctx, http.MethodPost, "/drilled", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
+func takeDrill(w http.ResponseWriter, r *http.Request, src Source) {
+	var d Drilled
+	if err := json.NewDecoder(io.LimitReader(r.Body, maxRequest)).Decode(&d); err != nil || d.Proof == nil {
+		WriteJSON(w, http.StatusBadRequest, problem{"the proof does not decode"})
+		return
+	}
+	answer(w, struct{}{}, src.Drilled(r.Context(), d))
 }

@@ -25,6 +25,8 @@ type Source interface {
 	Verify(ctx context.Context, done func(integrity.Check)) (integrity.Report, error)
 	// Backup stores the state in a repository; it stops early, changing nothing that counts, when ctx ends.
 	Backup(ctx context.Context, r BackupRequest, report backup.Report) (backup.Created, error)
+	// Drilled hears of a drill that a command carried out.
+	Drilled(ctx context.Context, d Drilled) error
 	// The MCP sessions, as the methods of mcp.Runtime give them.
 	ListSessions(ctx context.Context, after string, limit int) ([]mcp.SessionInfo, error)
 	Session(ctx context.Context, id string) (mcp.SessionInfo, error)
@@ -54,6 +56,7 @@ func Handler(src Source) http.Handler {
 	if c, ok := src.(ClusterSource); ok {
 		mux.HandleFunc("POST /cluster", func(w http.ResponseWriter, r *http.Request) { serveCluster(w, r, c) })
 	}
+	mux.HandleFunc("POST /drilled", func(w http.ResponseWriter, r *http.Request) { takeDrill(w, r, src) })
 	mux.HandleFunc("POST /backup", func(w http.ResponseWriter, r *http.Request) { streamBackup(w, r, src) })
 	handleSessions(mux, src)
 	handleTasks(mux, src)

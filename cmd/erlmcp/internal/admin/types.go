@@ -70,7 +70,8 @@ type Status struct {
 	Ledger    *Ledger      `json:"ledger,omitempty"`
 	Recovery  *Recovery    `json:"recovery,omitempty"` // what the last start found; only of a running server
 
-	Backup *backup.Status `json:"backup,omitempty"` // only of a running server with backup.repository
+	Backup *backup.Status  `json:"backup,omitempty"`  // only of a running server with backup.repository
+	ByHand []backup.Manual `json:"by_hand,omitempty"` // backups to and drills of other repositories, newest first; only of a running server
 }
 
 // Endpoints are the addresses of a running server; empty ones are switched off.

@@ -120,6 +120,7 @@ func (n *Node) Backup(ctx context.Context, r admin.BackupRequest, report backup.
 		return backup.Created{}, ctx.Err()
 	}
 	defer func() { <-n.backups }()
+	began := n.o.Now().UTC()
 	n.log.Info("backup begins", "repository", r.Target.String(), "type", r.Options.Type)
 	repo, err := r.Target.Open(ctx)
 	var created backup.Created
@@ -129,12 +130,39 @@ func (n *Node) Backup(ctx context.Context, r admin.BackupRequest, report backup.
 			created, err = backup.Create(ctx, p.store, repo, life, r.Options, report)
 		}
 	}
+	if ctx.Err() == nil && !created.Unchanged {
+		run := backup.Run{Began: began, Seconds: n.o.Now().Sub(began).Seconds(), OK: err == nil, Result: created.Text()}
+		if err != nil {
+			run.Result = err.Error()
+		}
+		n.byHand(ctx, p, backup.Manual{What: "backup", Repository: r.Target.String(), Run: run})
+	}
 	if err != nil {
 		n.log.Warn("backup failed", "repository", r.Target.String(), "error", err)
 		return created, backup.Explain(err, r.Target.String())
 	}
 	n.log.Info("backup stored", "repository", r.Target.String(), "backup", created.Backup, "type", created.Type, "index", created.Index)
 	return created, nil
+}
+
+// byHand keeps what somebody did, for the status.
+func (n *Node) byHand(ctx context.Context, p *parts, m backup.Manual) {
+	if err := backup.RecordManual(ctx, p.store, m); err != nil {
+		n.log.Warn("a backup or drill by hand could not be recorded", "what", m.What, "repository", m.Repository, "error", err)
+	}
+}
+
+// Drilled hears of a drill that a command carried out. One on the repository of the schedules counts like theirs.
+func (n *Node) Drilled(ctx context.Context, d admin.Drilled) error {
+	p := n.parts.Load()
+	if p == nil || n.currentPhase() != admin.PhaseServing {
+		return fmt.Errorf("the server is %s", n.currentPhase())
+	}
+	if p.backups != nil && p.backups.Target().String() == d.Repository {
+		return p.backups.Note(ctx, d.Proof)
+	}
+	n.byHand(ctx, p, backup.Manual{What: "drill", Repository: d.Repository, Run: backup.RunOf(d.Proof)})
+	return nil
 }
 
 // backupStatus is nil while no repository is configured.
@@ -146,7 +174,7 @@ func (p *parts) backupStatus() *backup.Status {
 	return &s
 }
 
-// judgeBackup: backups that fail or were not proven lately are trouble, but the server does its work without them.
+// judgeBackup: backups that fail are trouble; backups of which nobody knows whether they restore are red.
 func judgeBackup(s *backup.Status, now time.Time, maxProofAge time.Duration, drills bool, add func(name string, l admin.Level, value any, format string, args ...any)) {
 	if s == nil {
 		return
@@ -164,11 +192,13 @@ func judgeBackup(s *backup.Status, now time.Time, maxProofAge time.Duration, dri
 	if proven.IsZero() {
 		proven = s.Since
 	}
+	level := admin.Yellow
 	if age := now.Sub(proven); drills && age > maxProofAge {
 		troubles = append(troubles, fmt.Sprintf("no restore was proven for %d days; run erlmcp drill", int(age.Hours()/24)))
+		level = admin.Red
 	}
 	if len(troubles) > 0 {
-		add("backup", admin.Yellow, nil, "%s", strings.Join(troubles, "; "))
+		add("backup", level, nil, "%s", strings.Join(troubles, "; "))
 		return
 	}
 	text := "no backup yet"

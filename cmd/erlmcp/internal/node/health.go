@@ -91,7 +91,13 @@ func judge(v vitals) admin.Health {
 		return h
 	}
 	judgeStorage(v, add)
-	judgeBackup(v.backup, v.now, v.maxProofAge, v.drills, add)
+	judgeBackup(v.backup, v.now, v.maxProofAge, v.drills, func(name string, l admin.Level, value any, format string, args ...any) {
+		h.Components[name] = admin.Component{Status: l, Message: fmt.Sprintf(format, args...), Value: value}
+		if l != admin.Green {
+			// The server does its work: no balancer may take it out because of this.
+			h.Status = admin.Worse(h.Status, admin.Yellow)
+		}
+	})
 
 	connections := v.mcp.Sessions + v.mcp.Streams
 	add("mcp", level(connections, connectionsYellow, connectionsRed), connections,

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"math"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
 	"github.com/erlmcp/erlmcp/engine"
 	"github.com/erlmcp/erlmcp/mcp"
+	"github.com/erlmcp/erlmcp/ops/backup"
 	"github.com/erlmcp/erlmcp/wal"
 )
 
@@ -93,4 +95,24 @@ func TestAddressesOfAllInterfacesBecomeReachable(t *testing.T) {
 	require.True(t, isLoopback("localhost"))
 	require.False(t, isLoopback("0.0.0.0"))
 	require.False(t, isLoopback("10.0.0.1"))
+}
+
+func TestBackupsOfWhichNobodyKnowsWhetherTheyRestoreAreRedButTheServerStays(t *testing.T) {
+	v := good()
+	v.now, v.maxProofAge, v.drills = time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC), 35*24*time.Hour, true
+	v.backup = &backup.Status{Since: v.now.AddDate(0, -6, 0), LastProof: v.now.Add(-34 * 24 * time.Hour)}
+	require.Equal(t, admin.Green, judge(v).Components["backup"].Status)
+	v.backup.LastProof = v.now.Add(-36 * 24 * time.Hour)
+	h := judge(v)
+	require.Equal(t, admin.Red, h.Components["backup"].Status)
+	require.Contains(t, h.Components["backup"].Message, "no restore was proven for 36 days; run erlmcp drill")
+	require.Equal(t, admin.Yellow, h.Status, "no balancer takes a server out because of its backups")
+	v.backup.LastProof = time.Time{}
+	require.Equal(t, admin.Red, judge(v).Components["backup"].Status, "never proven, for longer than that")
+	v.drills = false
+	require.Equal(t, admin.Green, judge(v).Components["backup"].Status, "the drills were switched off")
+	v.backup.Jobs = []backup.JobState{{Job: "full", Runs: 3, InARow: 2, Last: backup.Run{Result: "the line is cut"}}}
+	h = judge(v)
+	require.Equal(t, admin.Yellow, h.Components["backup"].Status)
+	require.Contains(t, h.Components["backup"].Message, "full failed 2 times in a row: the line is cut")
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/integrity"
 	"github.com/erlmcp/erlmcp/internal/version"
+	"github.com/erlmcp/erlmcp/ops/backup"
 	"github.com/erlmcp/erlmcp/tcps"
 )
 
@@ -44,6 +45,9 @@ func (n *Node) Status(ctx context.Context) admin.Status {
 		s.Ledger = summary
 	}
 	s.Recovery, s.Backup = recoveryOf(p), p.backupStatus()
+	if runs, err := backup.Manuals(ctx, p.store); err == nil { // an error is in the health document
+		s.ByHand = runs
+	}
 	return s
 }
 
