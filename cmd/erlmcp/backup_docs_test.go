@@ -201,7 +201,10 @@ var disasters = map[string]disaster{
 		},
 	},
 	"rekey": {
-		happens: func(*guide) {},
+		happens: func(g *guide) { // the guide's block is for a repository with one slot
+			g.run(`for s in $(erlmcp backup keys list --repo /var/backups/erlmcp --key-file backup.key --json | jq -r '.slots[] | select(.label != "the new one").id'); do
+				erlmcp backup keys remove "$s" --repo /var/backups/erlmcp --key-file backup.key; done`)
+		},
 		after: func(g *guide, out string) {
 			require.Contains(g.t, out, "Sound")
 			_, err := g.command("erlmcp backup list --repo " + g.repo() + " --key-file backup.key").CombinedOutput()
