@@ -178,7 +178,7 @@ func (tr *taskRunner) create(rec *taskRecord, key string) (*taskRecord, error) {
 	}
 	if !slot {
 		tr.queue.redeem(rec.Principal)
-		if fresh {
+		if fresh && tr.active[got.ID] == nil { // the loop may have found and started it meanwhile
 			tr.queue.push(got.ready())
 		}
 		tr.dispatch()
