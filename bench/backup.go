@@ -246,8 +246,11 @@ func (b *backupBench) ours(m lifeCosts, peers []*backupTool) error {
 	}
 	var last uint64
 	for _, step := range []struct{ change, phase, state string }{
-		{"random 1", phaseRandom, "random"}, {"runs 1", phaseRuns, "runs"},
-		{"random 0.1", phaseSmall, ""}, {"random 5", phaseLarge, ""}, {fmt.Sprintf("log %d", b.log*1000*1000), phaseLog, ""},
+		{"random 1", phaseRandom, "random"},
+		{"runs 1", phaseRuns, "runs"},
+		{"random 0.1", phaseSmall, ""},
+		{"random 5", phaseLarge, ""},
+		{fmt.Sprintf("log %d", b.log*1000*1000), phaseLog, ""},
 	} {
 		err := b.change(step.change)
 		if err == nil {

@@ -85,7 +85,7 @@ func TestBackupsOfAnySizeTakeLittleMemory(t *testing.T) {
 		}
 	}
 	measure(mostOfAnything, "backup", "create", "--type", "full", "--data", data)
-	rows = bulk(t, data, rng, 0, max(rows/50, 1000), rows)
+	bulk(t, data, rng, 0, max(rows/50, 1000), rows)
 	measure(mostOfAnything, "backup", "create", "--type", "incremental", "--data", data)
 	measure(mostOfAnything, "backup", "create", "--type", "full", "--data", data)
 	require.NoError(t, os.RemoveAll(data))
