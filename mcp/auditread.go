@@ -76,6 +76,10 @@ func (r *Runtime) Audit(ctx context.Context, q AuditQuery, fn func(AuditRecord) 
 
 func auditRecords(value []byte, q *AuditQuery, left *int, fn func(AuditRecord) error) error {
 	var row auditRow
+	value, err := unpackAudit(value)
+	if err != nil {
+		return fmt.Errorf("mcp: audit row: %w", err)
+	}
 	if err := json.Unmarshal(value, &row); err != nil {
 		return fmt.Errorf("mcp: audit row: %w", err)
 	}

@@ -110,6 +110,9 @@ func (a *auditor) admit(waits bool) error {
 	return nil
 }
 
+// troubled reports that the store refused the last records.
+func (a *auditor) troubled() bool { return a != nil && a.failing.Load() }
+
 // errAuditClosed: the runtime was closed before the call ended.
 var errAuditClosed = errors.New("mcp: the runtime is closed")
 
@@ -309,7 +312,7 @@ func (a *auditor) drafted(batch []auditEntry) *auditDraft {
 	a.width = len(value)/len(batch) + 32
 	now := a.now()
 	return &auditDraft{
-		key: append(auditKey(now, total), a.writer[:]...), value: value, until: now.Add(a.o.Retention), total: total,
+		key: append(auditKey(now, total), a.writer[:]...), value: packAudit(value), until: now.Add(a.o.Retention), total: total,
 	}
 }
 

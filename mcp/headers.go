@@ -177,6 +177,7 @@ func (b *binding) name() string { return strings.Join(b.path, ".") }
 type catalogued struct {
 	bindings []binding // of arguments to headers
 	readOnly bool      // it says that it changes nothing
+	closed   bool      // it says that it acts on nothing outside the server
 }
 
 // catalog knows the tools. It is read at the first call and again after the
@@ -223,6 +224,7 @@ func (c *catalog) read(age uint64) map[string]catalogued {
 			bindings: bindingsOf(tool),
 			// A task is a change, whatever its tool does.
 			readOnly: tool.Annotations != nil && tool.Annotations.ReadOnlyHint && c.rt.tasks.tool(tool.Name) == nil,
+			closed:   tool.Annotations != nil && tool.Annotations.OpenWorldHint != nil && !*tool.Annotations.OpenWorldHint,
 		}
 	}
 	c.mu.Lock()

@@ -99,7 +99,11 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 				r.log.Error("handler panicked", "method", method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 				res, err = nil, &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "internal error: the handler of " + method + " failed; the server log has the details"}
 			}
-			if bad := r.observe(ctx, method, req, res, err, start, audited).wait(); bad != nil && r.withholds(res, err) {
+			group, withheld := r.observe(ctx, method, req, res, err, start, audited), r.withholds(res, err)
+			if !withheld && r.audit.troubled() {
+				return // what did nothing is answered at once
+			}
+			if bad := group.wait(); bad != nil && withheld {
 				res, err = nil, notAudited(bad)
 			}
 		}()
@@ -108,7 +112,8 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 			if bad := r.checkScopes(identityIn(ctx), tool.Params.Name); bad != nil {
 				return nil, bad
 			}
-			if err := r.audit.admit(audited); err != nil {
+			// A tool that changes only what is in the store is told by the store why not.
+			if err := r.audit.admit(audited && !r.catalog.of(tool.Params.Name).closed); err != nil {
 				return nil, err
 			}
 		}
