@@ -249,6 +249,11 @@ func (w *WriteSet) decode(b []byte, intern map[string]string) error {
 	d.reads(w, names)
 	d.scans(w, names)
 	d.ops(w, names)
+	for i := range uint64(len(names)) {
+		if !d.used(i) {
+			d.fail("a table without a use")
+		}
+	}
 	w.Tag = [16]byte{}
 	if d.err == nil && len(d.b) != 0 {
 		if len(d.b) == len(w.Tag) {
@@ -266,6 +271,8 @@ type decoder struct {
 	b      []byte
 	intern map[string]string
 	err    error
+	few    uint64   // a bit for each of the first 64 tables that something names
+	many   []uint64 // and for the others
 }
 
 func (d *decoder) fail(what string) {
@@ -287,7 +294,7 @@ func (d *decoder) u8() byte {
 
 func (d *decoder) uvarint() uint64 {
 	v, n := binary.Uvarint(d.b)
-	if n <= 0 {
+	if n <= 0 || n > 1 && d.b[n-1] == 0 { // a set has one encoding only: no zeros in front
 		d.fail("bad number")
 		return 0
 	}
@@ -360,7 +367,27 @@ func (d *decoder) table(names []string) string {
 		d.fail("bad table number")
 		return ""
 	}
+	d.use(i, len(names))
 	return names[i]
+}
+
+// use notes that something names table i of n.
+func (d *decoder) use(i uint64, n int) {
+	if i < 64 {
+		d.few |= 1 << i
+		return
+	}
+	if d.many == nil {
+		d.many = make([]uint64, (n+63)/64)
+	}
+	d.many[i/64] |= 1 << (i % 64)
+}
+
+func (d *decoder) used(i uint64) bool {
+	if i < 64 {
+		return d.few&(1<<i) != 0
+	}
+	return d.many != nil && d.many[i/64]&(1<<(i%64)) != 0
 }
 
 func (d *decoder) reads(w *WriteSet, names []string) {

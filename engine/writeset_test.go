@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"encoding/hex"
+	"fmt"
 	"math"
 	"os"
 	"strings"
@@ -205,5 +206,28 @@ func TestTagSurvivesDecodingAndOnlyAWholeOneIsAccepted(t *testing.T) {
 			_, err = DecodeWriteSet(append(bytes.Clone(plain), bytes.Repeat([]byte{1}, n)...))
 			require.ErrorIs(t, err, ErrMalformed, "%d bytes", n)
 		}
+	}
+}
+
+func TestAWriteSetOfManyTablesIsReadAsItWasWritten(t *testing.T) {
+	w := WriteSet{Time: 1}
+	for i := range 200 {
+		w.Ops = append(w.Ops, Op{Table: fmt.Sprintf("t%03d", i), Key: []byte("k"), Value: []byte("v")})
+	}
+	b := w.Encode(nil)
+	got, err := DecodeWriteSet(b)
+	require.NoError(t, err)
+	require.Equal(t, b, got.Encode(nil))
+	for _, last := range []int{199, 63} { // a table that nothing names
+		w.Ops[last].Table = w.Ops[last-1].Table
+		w.Ops[last].Key = []byte("l")
+		fewer := w.Encode(nil)
+		name := append([]byte{4}, fmt.Sprintf("t%03d", last-1)...)
+		at := bytes.Index(fewer, name)
+		extra := append(append(append([]byte(nil), fewer[:at+5]...), append([]byte{4}, fmt.Sprintf("t%03d", last)...)...), fewer[at+5:]...)
+		n := bytes.Index(extra, []byte{4, 't', '0', '0', '0'})
+		extra[n-2]++ // the number of tables, in two bytes
+		_, err = DecodeWriteSet(extra)
+		require.ErrorIs(t, err, ErrMalformed)
 	}
 }
