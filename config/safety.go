@@ -113,7 +113,7 @@ var safetySettings = []setting{
 
 	boolSetting("audit.enabled", "on", func(c *Config) *bool { return &c.Audit.Enabled },
 		"Keep a record of every tool call in the store: who, which tool, digest of the arguments, outcome. See `erlmcp audit`."),
-	choiceSetting("audit.durability", AuditChangesBeforeAnswer, []string{AuditChangesBeforeAnswer, AuditBeforeAnswer, AuditBatched},
+	choiceSetting("audit.durability", AuditBatched, []string{AuditChangesBeforeAnswer, AuditBeforeAnswer, AuditBatched},
 		func(c *Config) *string { return &c.Audit.Durability },
 		"Which answers wait until the record of their call is on disk: before_answer: all; changes_before_answer: those of tools",
 		"that may change something, which is every tool that does not declare itself read-only; batched: none. Calls that end at",

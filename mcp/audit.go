@@ -24,7 +24,7 @@ import (
 // and when there are too many, those calls are refused as well.
 type AuditOptions struct {
 	Off        bool            // keep no audit log; without a store there is none anyway
-	Durability AuditDurability // default AuditChangesBeforeAnswer
+	Durability AuditDurability // default AuditBatched
 	Retention  time.Duration   // life of a record; default 90 days
 	MaxBytes   int64           // of all records, the oldest go first; default 1 GiB
 	Lag        time.Duration   // longest wait before records that no answer waits for are committed; default 100 ms
@@ -81,7 +81,7 @@ func (o *AuditOptions) setDefaults() error {
 	setDefault(&o.Retention, 90*24*time.Hour)
 	setDefault(&o.MaxBytes, 1<<30)
 	setDefault(&o.Lag, 100*time.Millisecond)
-	setDefault(&o.Durability, AuditChangesBeforeAnswer)
+	setDefault(&o.Durability, AuditBatched)
 	if o.Retention < 0 || o.MaxBytes < 0 || o.Lag < 0 {
 		return errors.New("mcp: Audit has a negative field")
 	}

@@ -77,10 +77,10 @@ func TestAnAnswerWaitsForItsRecord(t *testing.T) {
 		message    string
 		waits      bool
 	}{
-		{"a tool that may change something", 0, echo, true},
-		{"a task, whatever its tool says", 0, job, true},
-		{"a tool that is not there", 0, nowhere, true},
-		{"a tool that only reads", 0, look, false},
+		{"a tool that may change something", mcp.AuditChangesBeforeAnswer, echo, true},
+		{"a task, whatever its tool says", mcp.AuditChangesBeforeAnswer, job, true},
+		{"a tool that is not there", mcp.AuditChangesBeforeAnswer, nowhere, true},
+		{"a tool that only reads", mcp.AuditChangesBeforeAnswer, look, false},
 		{"every tool", mcp.AuditBeforeAnswer, look, true},
 		{"batched", mcp.AuditBatched, echo, false},
 		{"batched task", mcp.AuditBatched, job, false},
@@ -109,7 +109,7 @@ func TestAnAnswerWaitsForItsRecord(t *testing.T) {
 
 func TestARefusalForWantOfAScopeWaitsForItsRecord(t *testing.T) {
 	gate := newAuditGate(auditStore(t))
-	r := newStored(t, gate, mcp.Options{Authenticator: people{"ann": {"b"}}, ToolScopes: map[string][]string{"echo": {"c"}}})
+	r := newStored(t, gate, mcp.Options{Audit: mcp.AuditOptions{Durability: mcp.AuditChangesBeforeAnswer}, Authenticator: people{"ann": {"b"}}, ToolScopes: map[string][]string{"echo": {"c"}}})
 	answer := make(chan *httptest.ResponseRecorder, 1)
 	go func() { answer <- ask(r, "127.0.0.1:1", "ann", echo) }()
 	<-gate.arrived
@@ -121,7 +121,7 @@ func TestARefusalForWantOfAScopeWaitsForItsRecord(t *testing.T) {
 
 func TestCallsThatEndTogetherShareACommit(t *testing.T) {
 	gate := newAuditGate(auditStore(t))
-	r := newStored(t, gate, mcp.Options{})
+	r := newStored(t, gate, mcp.Options{Audit: mcp.AuditOptions{Durability: mcp.AuditChangesBeforeAnswer}})
 	first := asking(r, echo)
 	<-gate.arrived
 	const more = 50
@@ -144,7 +144,7 @@ func TestCallsThatEndTogetherShareACommit(t *testing.T) {
 
 func TestACallWhoseRecordIsRefusedIsNotAnsweredAndTheNextIsNotRun(t *testing.T) {
 	gate := newAuditGate(auditStore(t))
-	r := newStored(t, gate, mcp.Options{})
+	r := newStored(t, gate, mcp.Options{Audit: mcp.AuditOptions{Durability: mcp.AuditChangesBeforeAnswer}})
 	addAudited(r)
 	var runs atomic.Int32
 	sdk.AddTool(r.Server(), &sdk.Tool{Name: "count", Description: "counts"},
@@ -191,7 +191,7 @@ func TestACallThatFailedSaysSoThoughItsRecordIsRefused(t *testing.T) {
 
 func TestACommitWithAnUnknownOutcomeIsNotMadeTwice(t *testing.T) {
 	gate := newAuditGate(auditStore(t))
-	r := newStored(t, gate, mcp.Options{})
+	r := newStored(t, gate, mcp.Options{Audit: mcp.AuditOptions{Durability: mcp.AuditChangesBeforeAnswer}})
 	gate.forget.Store(true)
 	answer := asking(r, echo)
 	gate.release <- errors.New("the leader went away")

@@ -18,8 +18,8 @@ when none does.
 
 Every tools/call on every carrier leaves a record: time, principal, tool, SHA-256 of the arguments (not the arguments),
 outcome (ok, tool_error, error, denied, task), duration, session (its first 8 characters), request and trace id. Calls that were
-refused for their form or their rate leave none. A call that may change something is answered when its record is on disk, so
-that a killed server lost none of those; records of read-only tools follow within 0.1 s (audit.durability changes both). Every
+refused for their form or their rate leave none. Records are committed about 0.1 s after the call; what a killed server had not
+committed is missing here, unless audit.durability lets answers wait for their records. Every
 change of the store is also in its log with its actor (see ` + "`tcpsdump`" + `).
 
 Records are kept for audit.retention, at most audit.max_bytes of them.`

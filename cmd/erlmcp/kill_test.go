@@ -20,6 +20,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// audited makes every acknowledged change wait for its record.
+const audited = "audit.durability=changes_before_answer"
+
 // TestKillNineLosesNothing drives the real server over HTTP with concurrent clients, kills it with -9 at random moments, starts
 // it again, and compares what is there with what the clients were told:
 //
@@ -41,11 +44,11 @@ func TestKillNineLosesNothing(t *testing.T) {
 	dir := t.TempDir()
 	for round := range rounds {
 		if round%5 == 4 { // sometimes death comes during the recovery
-			s := launch(t, environment(t), "serve", "--data", dir, "--listen", "127.0.0.1:0", "--metrics-listen", "off")
+			s := launch(t, environment(t), "serve", "--data", dir, "--listen", "127.0.0.1:0", "--metrics-listen", "off", "--set", audited)
 			time.Sleep(time.Duration(rnd.IntN(60)) * time.Millisecond)
 			s.kill()
 		}
-		s := start(t, dir)
+		s := start(t, dir, "--set", audited)
 		truth.settle(t, s)
 		truth.compare(t, s)
 		verify := run(t, "verify", "--data", dir)
@@ -60,7 +63,7 @@ func TestKillNineLosesNothing(t *testing.T) {
 		all.Wait()
 		require.Empty(t, truth.refused)
 	}
-	s := start(t, dir)
+	s := start(t, dir, "--set", audited)
 	truth.settle(t, s)
 	truth.compare(t, s)
 	require.Zero(t, s.stop())
