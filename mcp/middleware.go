@@ -99,7 +99,11 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 				r.log.Error("handler panicked", "method", method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 				res, err = nil, &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "internal error: the handler of " + method + " failed; the server log has the details"}
 			}
-			group, withheld := r.observe(ctx, method, req, res, err, start, audited), r.withholds(res, err)
+			group := r.observe(ctx, method, req, res, err, start, audited)
+			if group == nil {
+				return // the answer waits for nothing
+			}
+			withheld := r.withholds(res, err)
 			if !withheld && r.audit.troubled() {
 				return // what did nothing is answered at once
 			}

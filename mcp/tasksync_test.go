@@ -329,10 +329,10 @@ func TestAnswerGivenToOneNodeReachesTheHandlerOnAnother(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	a := onNode(t, store, clock, "a", addGreet)
-	b := onNode(t, store, clock, "b", addGreet)
 	id := a.make("greet", map[string]any{"name": ""})
 	key := a.question(id)
 	a.waiting(1)
+	b := onNode(t, store, clock, "b", addGreet) // now: it could have taken the task itself
 	require.Nil(t, b.answerWith(id, key, "Ada").Error)
 	require.Eventually(t, func() bool {
 		clock.advance(100 * time.Millisecond) // slowly: a node that gets no turn for long loses its leases
