@@ -50,6 +50,12 @@ func advice(err error, where string) string {
 		return "use the newer program"
 	case errors.Is(err, backupfmt.ErrGap):
 		return "choose a point before the gap with --at-index or --at-time, or a backup behind it (`erlmcp backup list`)"
+	case errors.Is(err, backupfmt.ErrRekeyed):
+		return "give the new passphrase or key file (ERLMCP_BACKUP_ENCRYPTION_KEY, --key-file or backup.key_file), and restart a server that still uses the old one; " +
+			"nothing was changed, and its log is kept for the archive meanwhile, up to backup.hold_log"
+	case errors.Is(err, backupfmt.ErrDiverged):
+		return "two places were written to apart from each other, so a copy would destroy what only one of them holds: look at both with `erlmcp backup list`, keep the " +
+			"one that is right as the original, and copy it to a new place"
 	case errors.Is(err, backupfmt.ErrDamaged):
 		return fmt.Sprintf("`erlmcp backup verify --read-data --repo %s` names everything that is damaged and what it costs; `erlmcp backup repair` "+
 			"restores what parity allows", where)
