@@ -77,8 +77,9 @@ type mcpServer struct {
 	stdin   io.Closer
 }
 
-// startServer starts backend b with its state in dir.
-func startServer(b mcpserve.Backend, dir string) (*mcpServer, error) {
+// startServer starts backend b with its state in dir. A CPU profile of its
+// whole life is written to the file profile, unless that is empty.
+func startServer(b mcpserve.Backend, dir, profile string) (*mcpServer, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -97,7 +98,7 @@ func startServer(b mcpserve.Backend, dir string) (*mcpServer, error) {
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
 	}
-	if err := json.NewEncoder(stdin).Encode(cell{Kind: "mcp-serve", Engine: b.Name, Dir: dir}); err != nil {
+	if err := json.NewEncoder(stdin).Encode(cell{Kind: "mcp-serve", Engine: b.Name, Dir: dir, Profile: profile}); err != nil {
 		return nil, err
 	}
 	address, err := bufio.NewReader(stdout).ReadString('\n')
@@ -199,6 +200,7 @@ func runMCP(args []string) error {
 	r.flags.IntVar(&r.sessions, "sessions", 10_000, "idle sessions in the memory table; 0 leaves it out")
 	r.flags.IntVar(&r.streams, "streams", 1_000, "open streams in the memory table; 0 leaves it out")
 	r.flags.BoolVar(&r.tasks, "tasks", true, "measure durable tasks too")
+	profile := r.flags.String("profile", "", "existing directory for one CPU profile of each server under echo calls")
 	cleanup, err := r.parse()
 	if err != nil {
 		return err
@@ -211,12 +213,16 @@ func runMCP(args []string) error {
 		return err
 	}
 	defer r.stopAll()
+	file := ""
 	for i, name := range r.names() {
 		b, err := mcpserve.Pick(name)
 		if err != nil {
 			return err
 		}
-		s, err := startServer(b, filepath.Join(r.common.dir, fmt.Sprint("server-", i)))
+		if *profile != "" {
+			file = filepath.Join(*profile, "mcp-"+name+".pprof")
+		}
+		s, err := startServer(b, filepath.Join(r.common.dir, fmt.Sprint("server-", i)), file)
 		if err != nil {
 			return err
 		}

@@ -14,7 +14,7 @@ import (
 // right ones would measure nothing.
 func TestEveryServerAnswersTheGenerator(t *testing.T) {
 	for _, b := range mcpserve.Backends() {
-		s, err := startServer(b, filepath.Join(t.TempDir(), "data"))
+		s, err := startServer(b, filepath.Join(t.TempDir(), "data"), "")
 		require.NoError(t, err, b.Name)
 		for _, version := range []string{mcpclient.Old, mcpclient.New} {
 			c, err := mcpclient.Dial(s.address, s.path(version), version)
@@ -41,7 +41,7 @@ func TestSessionsAndTasksAreDurableInTheBenchmark(t *testing.T) {
 	b, err := mcpserve.Pick("erlmcp")
 	require.NoError(t, err)
 	dir := filepath.Join(t.TempDir(), "data")
-	s, err := startServer(b, dir)
+	s, err := startServer(b, dir, "")
 	require.NoError(t, err)
 	c, err := mcpclient.Dial(s.address, s.Old, mcpclient.Old)
 	require.NoError(t, err)
@@ -51,7 +51,7 @@ func TestSessionsAndTasksAreDurableInTheBenchmark(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, tasks.Task("task", payload))
 	s.kill()
-	s, err = startServer(b, dir)
+	s, err = startServer(b, dir, "")
 	require.NoError(t, err)
 	defer s.stop()
 	c, err = mcpclient.Dial(s.address, s.Old, mcpclient.Old)

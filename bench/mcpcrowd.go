@@ -65,7 +65,7 @@ func (r *mcpRun) sessionTable() (string, error) {
 func (r *mcpRun) sessionRow(b mcpserve.Backend) ([]string, error) {
 	dir := filepath.Join(r.common.dir, "sessions-"+b.Name)
 	defer os.RemoveAll(dir)
-	s, err := startServer(b, dir)
+	s, err := startServer(b, dir, "")
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func (r *mcpRun) sessionRow(b mcpserve.Backend) ([]string, error) {
 	if !strings.HasPrefix(b.Name, "erlmcp") {
 		return row, nil
 	}
-	if s, err = startServer(b, dir); err != nil {
+	if s, err = startServer(b, dir, ""); err != nil {
 		return nil, err
 	}
 	defer s.stop()
@@ -155,7 +155,7 @@ func (r *mcpRun) streamTable() (string, error) {
 func (r *mcpRun) streamRow(b mcpserve.Backend, version string) ([]string, error) {
 	dir := filepath.Join(r.common.dir, "streams-"+b.Name)
 	defer os.RemoveAll(dir)
-	s, err := startServer(b, dir)
+	s, err := startServer(b, dir, "")
 	if err != nil {
 		return nil, err
 	}

@@ -69,7 +69,7 @@ func (r *mcpRun) taskOnce(tool string, rep int) (outcome, error) {
 	}
 	dir := filepath.Join(r.common.dir, fmt.Sprintf("tasks-%s-%d", tool, rep))
 	defer os.RemoveAll(dir)
-	s, err := startServer(b, dir)
+	s, err := startServer(b, dir, "")
 	if err != nil {
 		return outcome{}, err
 	}

@@ -8,6 +8,8 @@ import (
 	fastjson "github.com/segmentio/encoding/json"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+
+	"github.com/erlmcp/erlmcp/internal/avx"
 )
 
 //lint:file-ignore SA1019 roots, sampling and logging are deprecated, not gone: clients use them
@@ -17,6 +19,7 @@ import (
 // encoding/json has it. It is the SDK's decoder without its 32 KiB buffer.
 func decodeJSON(text []byte, into any) error {
 	_, err := fastjson.Parse(text, into, fastjson.DontMatchCaseInsensitiveStructFields)
+	avx.ZeroUpper()
 	return err
 }
 
