@@ -44,7 +44,7 @@ FAILOVERS    ?= 100
 SOAKFLAGS    ?=
 BENCHFLAGS   ?=
 
-.PHONY: backup-faults backup-memory cluster failover failures help build serve test lint conformance conversations fuzz crash corruption soak bench bench-wal install clean
+.PHONY: backup-faults backup-memory cluster cluster-load failover failures help build serve test lint conformance conversations fuzz crash corruption soak bench bench-wal install clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -125,6 +125,9 @@ cluster: build ## three members on the loopback with TLS; prints what to try; Ct
 
 failover: ## kill -9 the leader FAILOVERS (100) times under load: nothing lost, the gaps
 	ERLMCP_TEST_FAILOVERS=$(FAILOVERS) $(GO) test -count=1 -timeout 0 -run 'LeaderIsKilled' -v $(TESTFLAGS) ./test/cluster
+
+cluster-load: ## three members under full load for MIN (2) minutes: fails when there is an election
+	cd bench && $(GO) run . elections -minutes $(MIN) $(BENCHFLAGS)
 
 failures: ## split, flapping, lossy and slow networks, full disks, frozen leaders, for minutes each (root and network namespaces)
 	ERLMCP_TEST_CLUSTER=long $(GO) test -count=1 -timeout 0 -run 'Fabric|Isolated|BadNetwork|FarAway|DiskFull|Frozen|Rolling' -v $(TESTFLAGS) ./test/cluster

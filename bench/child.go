@@ -6,12 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime/pprof"
 	"syscall"
 	"time"
+
+	"github.com/erlmcp/erlmcp/bench/clusters"
 )
 
 // cell is one measurement, as the parent hands it to a child.
@@ -33,6 +36,9 @@ type cell struct {
 	Limit time.Duration // longest run of the child; default cellTimeout
 
 	Address, Path, Version string // of an MCP server that runs, and the revision to speak
+
+	Member clusters.Options // of a cluster
+	rest   io.Reader        // what follows the cell on stdin
 }
 
 // outcome is what a child found. Err is set when the engine itself reported an
@@ -50,7 +56,9 @@ type outcome struct {
 	DiskMB        float64
 
 	Calls uint64        // all that an MCP server answered, the warm-up's too
-	CPU   time.Duration // what the MCP server spent on one of them; set by the parent
+	CPU   time.Duration // what the server, or all members of a cluster, spent on one of them; set by the parent
+
+	Written float64 // bytes that all members of a cluster wrote to the disk for one of them; set by the parent
 }
 
 // kinds are the things a child can do.
@@ -69,14 +77,19 @@ var kinds = map[string]func(cell) (outcome, error){
 	"mcp-serve": serveCell,
 	"mcp-echo":  echoCell,
 	"mcp-task":  taskCell,
+
+	"member":  memberCell,
+	"mcp-put": putCell,
 }
 
 // runChild does the one cell on stdin and answers on stdout.
 func runChild([]string) error {
 	var c cell
-	if err := json.NewDecoder(os.Stdin).Decode(&c); err != nil {
+	in := json.NewDecoder(os.Stdin)
+	if err := in.Decode(&c); err != nil {
 		return fmt.Errorf("child: %w", err)
 	}
+	c.rest = io.MultiReader(in.Buffered(), os.Stdin)
 	do := kinds[c.Kind]
 	if do == nil {
 		return fmt.Errorf("child: no kind %q", c.Kind)

@@ -5,6 +5,10 @@
 //	go run . recovery   reopen and read 1 GiB after kill -9
 //	go run . damage     what each log does when its files were damaged
 //	go run . backup     backups of the same records beside restic and borg
+//	go run . cluster    three members beside hashicorp/raft and etcd; MCP on a cluster
+//	go run . failover   the leader is killed, again and again
+//	go run . catchup    a follower that missed rows
+//	go run . elections  minutes of full load without an election
 //
 // Every cell of a table (one engine, one setting, one repetition) runs in a
 // process of its own, in a directory of its own on the same file system, after a

@@ -17,14 +17,18 @@ import (
 )
 
 var commands = map[string]func(args []string) error{
-	"wal":      runWAL,
-	"engine":   runEngine,
-	"recovery": runRecovery,
-	"restart":  runRestart,
-	"damage":   runDamage,
-	"mcp":      runMCP,
-	"backup":   runBackup,
-	"child":    runChild, // one cell; started by the others only
+	"wal":       runWAL,
+	"engine":    runEngine,
+	"recovery":  runRecovery,
+	"restart":   runRestart,
+	"damage":    runDamage,
+	"mcp":       runMCP,
+	"backup":    runBackup,
+	"cluster":   runCluster,
+	"failover":  runFailover,
+	"catchup":   runCatchup,
+	"elections": runElections,
+	"child":     runChild, // one cell; started by the others only
 }
 
 func main() {
@@ -36,7 +40,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 || commands[args[0]] == nil {
-		return errors.New("usage: bench wal|engine|recovery|restart|damage|mcp|backup [flags]; -h after a command lists them")
+		return errors.New("usage: bench wal|engine|recovery|restart|damage|mcp|backup|cluster|failover|catchup|elections [flags]; -h after a command lists them")
 	}
 	err := commands[args[0]](args[1:])
 	if errors.Is(err, flag.ErrHelp) {

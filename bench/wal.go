@@ -125,16 +125,16 @@ func (c *common) sweep(kind string, names []string, g grid, change func(*cell)) 
 func medians[K comparable](all map[K][]outcome) map[K]outcome {
 	r := map[K]outcome{}
 	for k, os := range all {
-		var rate, per []float64
+		var rate, per, written []float64
 		var p50, p99, top, cpu []time.Duration
 		for _, o := range os {
 			rate, per = append(rate, o.Rate), append(per, o.PerSync)
 			p50, p99, top = append(p50, o.P50), append(p99, o.P99), append(top, o.Max)
-			cpu = append(cpu, o.CPU)
+			cpu, written = append(cpu, o.CPU), append(written, o.Written)
 		}
 		r[k] = outcome{
 			Rate: report.Median(rate), PerSync: report.Median(per),
-			P50: report.Median(p50), P99: report.Median(p99), Max: report.Median(top), CPU: report.Median(cpu),
+			P50: report.Median(p50), P99: report.Median(p99), Max: report.Median(top), CPU: report.Median(cpu), Written: report.Median(written),
 		}
 	}
 	return r

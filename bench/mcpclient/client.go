@@ -96,6 +96,15 @@ func (c *Client) Echo(text string) error {
 	return err
 }
 
+// Put calls the tool "put", which keeps a row, and checks that it says so.
+func (c *Client) Put(key, text string) error {
+	answer, err := c.Call("put", `{"key":"`+key+`","text":"`+text+`"}`)
+	if err == nil && !bytes.Contains(answer, []byte(`"kept"`)) {
+		err = fmt.Errorf("wrong answer: %s", answer)
+	}
+	return err
+}
+
 // Task makes a durable task.
 func (c *Client) Task(tool, text string) error {
 	answer, err := c.Call(tool, `{"text":"`+text+`"}`)

@@ -6,7 +6,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -51,25 +50,9 @@ func TestLeaderIsKilledAndNothingAcknowledgedIsLost(t *testing.T) {
 	slices.Sort(gaps)
 	t.Logf("leader kill -9 to the next acknowledged change, %d times: median %v, max %v", len(gaps), gaps[len(gaps)/2], gaps[len(gaps)-1])
 	if len(gaps) >= 20 {
-		t.Logf("in order: %s\n%s", all, histogram(gaps))
+		t.Logf("in order: %s\n%s", all, process.Histogram(gaps))
 	}
 	f.check()
-}
-
-// histogram draws sorted durations in steps of 100 ms.
-func histogram(sorted []time.Duration) string {
-	const step = 100 * time.Millisecond
-	var b strings.Builder
-	for from, i := time.Duration(0), 0; i < len(sorted); from += step {
-		n := 0
-		for ; i < len(sorted) && sorted[i] < from+step; i++ {
-			n++
-		}
-		if n > 0 || b.Len() > 0 {
-			fmt.Fprintf(&b, "%4d to %4d ms %3d %s\n", from.Milliseconds(), (from + step).Milliseconds(), n, strings.Repeat("#", n))
-		}
-	}
-	return b.String()
 }
 
 func TestRollingRestartUnderLoad(t *testing.T) {
