@@ -43,6 +43,9 @@ type Piece struct {
 	// A merged piece: how many it was made of, and what the piece behind the newest of them names as the one before it.
 	Merged int    `json:"merged,omitempty"`
 	Ends   string `json:"ends,omitempty"`
+
+	name string
+	sig  signature
 }
 
 // Archive is the stored log of one life. The pieces are linked by digest and lie end to end. One goroutine ships at a time;
@@ -57,6 +60,7 @@ type Archive struct {
 	last *Piece
 
 	restart bool // the next piece begins behind a gap
+	signed  bool // the newest piece, or fence, carries a signature: so must the next one
 }
 
 // OpenArchive finds the end of the archive of a life.
@@ -78,7 +82,7 @@ func (r *Repo) OpenArchive(ctx context.Context, life object.ID) (*Archive, error
 		switch {
 		case err != nil: // it is not the newest one: damage that a verification names
 		case p.Fence:
-			a.next, a.prev = p.First, p.Prev
+			a.next, a.prev, a.signed = p.First, p.Prev, p.sig.there
 		default:
 			a.took(p, c.Digest)
 		}
@@ -87,7 +91,7 @@ func (r *Repo) OpenArchive(ctx context.Context, life object.ID) (*Archive, error
 }
 
 func (a *Archive) took(p *Piece, d object.Digest) {
-	a.next, a.prev, a.last, a.restart = p.Last+1, p.end(d), p, false
+	a.next, a.prev, a.last, a.restart, a.signed = p.Last+1, p.end(d), p, false, p.sig.there
 }
 
 // StartAfter lets an archive that holds nothing begin with the entry after index: what comes before a life's first backup cannot be
@@ -172,6 +176,9 @@ func (c *collector) add(e wal.Entry) {
 }
 
 func (a *Archive) shipPiece(ctx context.Context, log Log, upTo uint64) error {
+	if a.signed && a.r.o.Signer == nil {
+		return ErrSignKey
+	}
 	if first := log.FirstIndex(); first > a.next {
 		return &GapError{From: a.next, To: first - 1, Reachable: a.next - 1}
 	}
@@ -199,22 +206,27 @@ func (a *Archive) shipPiece(ctx context.Context, log Log, upTo uint64) error {
 	if err != nil {
 		return fmt.Errorf("backup: encode archive: %w", err)
 	}
-	b, _, digest, err := a.r.sealOne(object.Archive, clear, col.frames...)
+	b, _, digest, err := a.r.sealSigned(object.Archive, clear, col.frames...)
 	if err != nil {
 		return err
 	}
 	if err := a.place(ctx, archiveName(a.life, a.next), b); !errors.Is(err, store.ErrExists) {
 		if err == nil {
+			col.p.sig = a.r.ownSignature()
 			a.took(&col.p, digest)
 		}
 		return err
 	}
 	// Another node was faster; its piece holds the same committed entries.
 	c, p, err := a.r.piece(ctx, archiveName(a.life, a.next))
-	if err == nil {
-		a.took(p, c.Digest)
+	if err != nil {
+		return err
 	}
-	return err
+	if a.r.o.Signer != nil && !p.sig.proven {
+		return p.sig.unsigned(archiveName(a.life, a.next), 0)
+	}
+	a.took(p, c.Digest)
+	return nil
 }
 
 // place stores a piece. A fence that has its name gives way, but only to somebody who can read it.
@@ -239,6 +251,11 @@ func (a *Archive) place(ctx context.Context, name string, piece []byte) error {
 		if !p.Fence {
 			return err
 		}
+		if sig, err := a.r.signed(name, c); err != nil || sig.there && a.r.o.Signer == nil {
+			return errors.Join(err, ErrSignKey)
+		} else if sig.there && !sig.proven {
+			return sig.unsigned(name, 0)
+		}
 		if _, err := a.r.st.Replace(ctx, name, piece, v); !errors.Is(err, store.ErrChanged) {
 			return err
 		}
@@ -252,6 +269,9 @@ func (r *Repo) piece(ctx context.Context, name string) (*object.Content, *Piece,
 		return nil, nil, err
 	}
 	p, err := parsePiece(name, c.Clear)
+	if err == nil {
+		p.sig, err = r.signed(name, c)
+	}
 	return c, p, err
 }
 
@@ -271,6 +291,7 @@ func parsePiece(name string, clear []byte) (*Piece, error) {
 	if err != nil || named != name || p.Last < p.First != p.Fence || p.Fence && p.Last+1 != p.First {
 		return nil, &DamageError{Kind: "replayed", Object: name, Reason: fmt.Sprintf("it holds entries %d to %d of %s", p.First, p.Last, p.Life)}
 	}
+	p.name = name
 	return &p, nil
 }
 

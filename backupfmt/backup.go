@@ -39,11 +39,14 @@ func (r *Repo) Backup(ctx context.Context, src Source, o BackupOptions) (*Link, 
 	if err != nil {
 		return nil, err
 	}
+	if err := r.writable(c); err != nil {
+		return nil, err
+	}
 	st := src.State()
 	if o.MaxChain <= 0 {
 		o.MaxChain = MaxChain
 	}
-	parent, why := parentFor(c, &st, o.MaxChain)
+	parent, why := r.parentFor(c, &st, o.MaxChain)
 	switch o.Type {
 	case Full:
 		return r.backup(ctx, c, src, nil, o)
@@ -71,7 +74,7 @@ func (r *Repo) Backup(ctx context.Context, src Source, o BackupOptions) (*Link, 
 }
 
 // parentFor finds what an incremental would build on; if there is nothing, or too long a chain, why.
-func parentFor(c *Chain, st *State, most int) (*Link, error) {
+func (r *Repo) parentFor(c *Chain, st *State, most int) (*Link, error) {
 	all := c.Backups(st.Life.String())
 	if len(all) == 0 {
 		return nil, fmt.Errorf("%w: history %s", ErrNoParent, st.Life)
@@ -88,6 +91,9 @@ func parentFor(c *Chain, st *State, most int) (*Link, error) {
 	run, err := c.Run(parent)
 	if err != nil {
 		return nil, err
+	}
+	if r.allSigned(run) != nil {
+		return nil, fmt.Errorf("%w: the newest backup of history %s is from before the repository was signed", ErrNoParent, st.Life)
 	}
 	if len(run) > most {
 		return parent, fmt.Errorf("%w: %d incrementals follow the last full backup", ErrTooMany, len(run)-1)

@@ -15,6 +15,8 @@ import (
 type Chain struct {
 	Links []*Link // ascending by Seq
 	Head  uint64  // seq of the newest link, 0 in a new repository
+
+	Signing *Signing // since when it is signed, verified; nil: it is not, or nobody is trusted
 }
 
 // Backup returns a backup by number: ErrNoBackup.
@@ -94,6 +96,18 @@ func (r *Repo) chain(ctx context.Context, read linkReader) (*Chain, error) {
 	if err != nil {
 		return nil, err
 	}
+	c, err := r.walk(ctx, read, head)
+	if err == nil {
+		err = r.checkSigned(c, head)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// walk reads the links from the newest one down.
+func (r *Repo) walk(ctx context.Context, read linkReader, head headMark) (*Chain, error) {
 	c := &Chain{}
 	newest, err := r.newest(ctx, read, head)
 	if err != nil || newest == nil {
@@ -216,9 +230,15 @@ func (r *Repo) commit(ctx context.Context, c *Chain, inv Inventory, det Details,
 		last = c.Links[n-1]
 	}
 	for {
+		var err error
 		inv.Version, inv.Seq, inv.Parent = manifestVersion, 1, ""
 		if last != nil {
 			inv.Seq, inv.Parent = last.Seq+1, hex.EncodeToString(last.Digest[:])
+		}
+		if inv.Kind == BeginSign {
+			inv.Signing.From = inv.Seq
+		} else if inv.Signing, err = r.maySign(last); err != nil {
+			return nil, err
 		}
 		inv.Time = r.o.Now().UTC()
 		b, digest, err := r.sealManifest(&inv, &det)
@@ -227,7 +247,7 @@ func (r *Repo) commit(ctx context.Context, c *Chain, inv Inventory, det Details,
 		}
 		err = r.st.Create(ctx, manifestName(inv.Seq), b)
 		if err == nil {
-			l := &Link{Inventory: inv, Details: det, Digest: digest, Size: int64(len(b))}
+			l := &Link{Inventory: inv, Details: det, Digest: digest, Size: int64(len(b)), sig: r.ownSignature()}
 			return l, r.confirm(ctx, l)
 		}
 		if !errors.Is(err, store.ErrExists) {

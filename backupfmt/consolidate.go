@@ -17,6 +17,9 @@ func (r *Repo) Consolidate(ctx context.Context, seq uint64, progress func(rows, 
 	if err != nil {
 		return nil, err
 	}
+	if err := r.writable(c); err != nil {
+		return nil, err
+	}
 	l, err := baseOf(c, Target{Seq: seq})
 	if err != nil {
 		return nil, err
@@ -49,6 +52,9 @@ type mergedSource struct {
 }
 
 func newMergedSource(r *Repo, run []*Link) (*mergedSource, error) {
+	if err := r.allSigned(run); err != nil {
+		return nil, err
+	}
 	l := run[len(run)-1]
 	life, err := parseID(l.Life)
 	if err != nil {

@@ -271,11 +271,11 @@ func (c *copier) remove(ctx context.Context) error {
 
 // olderState refuses a target that is not an older state of the source: with another history in it, deletion could destroy the only copy of something.
 func olderState(ctx context.Context, from, to store.Store) error {
-	src, err := keyless(ctx, from)
+	src, err := OpenKeyless(ctx, from, nil)
 	if err != nil {
 		return err
 	}
-	dst, err := keyless(ctx, to)
+	dst, err := OpenKeyless(ctx, to, nil)
 	if errors.Is(err, ErrNotRepo) {
 		return nil // a new copy
 	}

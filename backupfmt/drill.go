@@ -40,7 +40,7 @@ type ProofCheck struct {
 	Took    time.Duration `json:"took_ns"`
 }
 
-// DrillProof is what a drill found. It is stored sealed, so only a holder of the key can have made it.
+// DrillProof is what a drill found. It is stored sealed, so only a holder of the key can have made it, and in a signed repository signed.
 type DrillProof struct {
 	Version   int           `json:"version"`
 	OK        bool          `json:"ok"`
@@ -64,8 +64,15 @@ func (r *Repo) Drill(ctx context.Context, o DrillOptions) (*DrillProof, error) {
 	if o.Engine.FS == nil {
 		o.Engine.FS = vfs.Default
 	}
+	c, err := r.Chain(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.writable(c); err != nil {
+		return nil, err // the proof could not be stored
+	}
 	p := &DrillProof{Version: 1, Began: r.o.Now().UTC(), Checks: []ProofCheck{}}
-	err := r.drill(ctx, o, p)
+	err = r.drill(ctx, o, p)
 	if ctx.Err() != nil { // given up, which proves nothing
 		if p.Phases != nil { // what is there was restored by this drill
 			err = errors.Join(err, removeAll(o.Engine.FS, o.Scratch))
@@ -146,7 +153,7 @@ func (r *Repo) saveProof(ctx context.Context, p *DrillProof) error {
 		return fmt.Errorf("backup: encode proof: %w", err)
 	}
 	for ms := p.Began.UnixMilli(); ; ms++ {
-		o, _, _, err := r.sealOne(object.Proof, nil, b)
+		o, _, _, err := r.sealSigned(object.Proof, nil, b)
 		if err != nil {
 			return err
 		}
@@ -157,8 +164,12 @@ func (r *Repo) saveProof(ctx context.Context, p *DrillProof) error {
 	}
 }
 
-// Proofs returns what drills found, oldest first.
+// Proofs returns what drills found, oldest first. With Options.Trust those from before the repository was signed are left out.
 func (r *Repo) Proofs(ctx context.Context) ([]*DrillProof, error) {
+	chain, err := r.Chain(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var names []string
 	if err := r.st.List(ctx, folderProofs, func(i store.Info) error { names = append(names, i.Name); return nil }); err != nil {
 		return nil, err
@@ -171,6 +182,13 @@ func (r *Repo) Proofs(ctx context.Context) ([]*DrillProof, error) {
 		}
 		if err != nil {
 			return nil, err
+		}
+		counts, err := r.proofCounts(n, c, chain.Signing)
+		if err != nil {
+			return nil, err
+		}
+		if !counts {
+			continue
 		}
 		frame, err := c.Frame(0)
 		if err != nil {
@@ -186,4 +204,19 @@ func (r *Repo) Proofs(ctx context.Context) ([]*DrillProof, error) {
 		out = append(out, &p)
 	}
 	return out, nil
+}
+
+// proofCounts: of a signed repository a proof is signed, or older than the signatures, which its name says.
+func (r *Repo) proofCounts(name string, c *object.Content, since *Signing) (bool, error) {
+	if !r.trusting() || since == nil {
+		return true, nil
+	}
+	sig, err := r.signed(name, c)
+	if err != nil || sig.proven {
+		return sig.proven, err
+	}
+	if at, ok := parseNumber(name); ok && int64(at) < since.Since.UnixMilli() {
+		return false, nil
+	}
+	return false, sig.unsigned(name, 0)
 }

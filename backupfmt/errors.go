@@ -39,13 +39,19 @@ var (
 	ErrNoParent = errors.New("backup: no parent backup of this history")
 	// ErrTooMany: so many rows changed that a full backup is the better choice.
 	ErrTooMany = errors.New("backup: too many changed rows for an incremental")
+	// ErrUnsigned: an object that must be signed by a trusted key is not. Always with a *DamageError that names it.
+	ErrUnsigned = errors.New("backup: not signed by a trusted key")
+	// ErrSignKey: the repository is signed, and no key to sign with was given.
+	ErrSignKey = errors.New("backup: the repository is signed, and without a signing key nothing can be added to it")
+	// ErrNotSigned: a key to sign with was given, but the repository is not signed.
+	ErrNotSigned = errors.New("backup: the repository is not signed")
 	// ErrInvalid: an argument is outside its documented form.
 	ErrInvalid = errors.New("backup: invalid argument")
 )
 
 // DamageError names a damaged object.
 type DamageError struct {
-	Kind   string // "missing", "damaged", "forged", "replayed", "rolled-back", "gap", "foreign"
+	Kind   string // "missing", "damaged", "forged", "replayed", "rolled-back", "gap", "foreign", "unsigned"
 	Object string // name in the store
 	Seq    uint64 // backup concerned, 0 if none or several
 	Reason string

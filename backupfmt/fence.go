@@ -58,7 +58,7 @@ func (f *fencer) fenceArchive(ctx context.Context, life string, first uint64) er
 		if err != nil {
 			return fmt.Errorf("backup: encode archive: %w", err)
 		}
-		b, _, _, err := f.r.sealOne(object.Archive, clear)
+		b, _, _, err := f.r.sealSigned(object.Archive, clear)
 		if err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ const (
 	Full        = "full"
 	Incremental = "incremental"
 	Prune       = "prune"
+	BeginSign   = "sign"  // from here on everything is signed, see Signing
 	Rekey       = "rekey" // begins a generation of keys: whoever does not have them cannot continue the chain behind it
 )
 
@@ -53,6 +54,8 @@ type Inventory struct {
 	Live    []Live         `json:"live,omitempty"`    // prune: every older link that still counts
 	Aborted []string       `json:"aborted,omitempty"` // prune: sessions that can no longer commit
 	Watched map[string]int `json:"watched,omitempty"` // prune: open sessions and how many objects they had
+
+	Signing *Signing `json:"signing,omitempty"` // of a signed link
 }
 
 // Live is a link that a prune kept.
@@ -84,6 +87,7 @@ type Link struct {
 	Digest object.Digest `json:"-"` // of its first form
 	Size   int64         `json:"-"`
 	fresh  uint32        // key epoch it was first sealed with; 0: not known, it was resealed
+	sig    signature
 
 	// Unchanged is set by Backup when it stored nothing because this link shows the state already.
 	Unchanged bool `json:"-"`
@@ -101,7 +105,7 @@ func (r *Repo) sealManifest(inv *Inventory, det *Details) ([]byte, object.Digest
 	if err != nil {
 		return nil, object.Digest{}, fmt.Errorf("backup: encode manifest: %w", err)
 	}
-	b, _, d, err := r.sealOne(object.Manifest, clear, frame)
+	b, _, d, err := r.sealSigned(object.Manifest, clear, frame)
 	return b, d, err
 }
 
@@ -130,7 +134,7 @@ func parseInventory(name string, clear []byte) (inv Inventory, err error) {
 		if inv.Base == 0 || inv.Base >= inv.Seq || inv.Since >= inv.Index {
 			err = bad("an incremental backup with an impossible base")
 		}
-	case Prune, Rekey:
+	case Prune, Rekey, BeginSign:
 	default:
 		err = bad(fmt.Sprintf("unknown kind %q", inv.Kind))
 	}
@@ -151,6 +155,9 @@ func (r *Repo) link(ctx context.Context, seq uint64) (*Link, error) {
 	if l.Inventory, err = parseInventory(name, c.Clear); err != nil {
 		return nil, err
 	}
+	if l.sig, err = r.signed(name, c); err != nil {
+		return nil, err
+	}
 	if r.keyless {
 		return l, nil
 	}
@@ -168,6 +175,8 @@ func (r *Repo) link(ctx context.Context, seq uint64) (*Link, error) {
 type headMark struct {
 	Seq    uint64 `json:"seq"`
 	Digest string `json:"digest"`
+
+	sig signature
 }
 
 // readHead returns the head and its version; a zero mark if there is none yet.
@@ -187,7 +196,8 @@ func (r *Repo) readHead(ctx context.Context) (headMark, store.Version, error) {
 	if err := json.Unmarshal(c.Clear, &m); err != nil || m.Seq == 0 {
 		return m, v, &DamageError{Kind: "damaged", Object: nameHead, Reason: "it does not decode", Cause: err}
 	}
-	return m, v, nil
+	m.sig, err = r.signed(nameHead, c)
+	return m, v, err
 }
 
 // moveHead lets the head point at a link, unless it is there or beyond already.
@@ -201,7 +211,7 @@ func (r *Repo) moveHead(ctx context.Context, to *Link) error {
 		if err != nil {
 			return fmt.Errorf("backup: encode head: %w", err)
 		}
-		b, _, _, err := r.sealOne(object.Head, mark)
+		b, _, _, err := r.sealSigned(object.Head, mark)
 		if err != nil {
 			return err
 		}

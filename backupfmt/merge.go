@@ -102,6 +102,7 @@ type archiveMerger struct {
 	rep  *MergeReport
 
 	col    collector
+	signed bool     // the pieces are signed, so what becomes of them will be
 	pieces []string // whose entries are in col
 	ends   string   // what the next piece names as the one before it
 }
@@ -142,7 +143,11 @@ func (m *archiveMerger) uncovered(ctx context.Context, all []pieceInfo) ([]piece
 		if len(inside) == 0 {
 			continue
 		}
-		if _, _, err := m.r.piece(ctx, big.Name); err != nil {
+		_, p, err := m.r.piece(ctx, big.Name)
+		if err == nil && m.r.trusting() && !p.sig.proven {
+			continue // nor for one that does not count
+		}
+		if err != nil {
 			if lostObject(err) || errors.Is(err, store.ErrNotFound) {
 				continue // nothing is deleted for the sake of a piece that cannot be read
 			}
@@ -198,7 +203,13 @@ func (m *archiveMerger) merge(ctx context.Context, pieces []pieceInfo) error {
 		if err != nil {
 			return err
 		}
-		if len(m.pieces) > 0 && (p.First != m.col.p.Last+1 || p.Prev != m.ends || p.Restart) || m.col.size >= archiveMost/2 {
+		if !m.may(p) {
+			if err := m.store(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		if len(m.pieces) > 0 && (p.sig.proven != m.signed || p.First != m.col.p.Last+1 || p.Prev != m.ends || p.Restart) || m.col.size >= archiveMost/2 {
 			if err := m.store(ctx); err != nil {
 				return err
 			}
@@ -213,11 +224,17 @@ func (m *archiveMerger) merge(ctx context.Context, pieces []pieceInfo) error {
 	return m.store(ctx)
 }
 
+// may: a signed piece is merged by a signer only, who must trust its key; with others of that kind only, so that nothing is signed that was not.
+func (m *archiveMerger) may(p *Piece) bool {
+	return !p.sig.there || m.r.o.Signer != nil && p.sig.proven
+}
+
 func (m *archiveMerger) reset() { m.col, m.pieces, m.ends = collector{}, nil, "" }
 
 func (m *archiveMerger) take(name string, c *object.Content, p *Piece) error {
 	if len(m.pieces) == 0 {
 		m.col.p = Piece{Version: manifestVersion, Life: p.Life, Prev: p.Prev, Restart: p.Restart}
+		m.signed = p.sig.proven
 	}
 	err := entries(name, c, p, func(e wal.Entry) error {
 		m.col.add(e)
@@ -242,14 +259,22 @@ func (m *archiveMerger) store(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("backup: encode archive: %w", err)
 	}
-	b, _, _, err := m.r.sealOne(object.Archive, clear, m.col.frames...)
+	var b []byte
+	if m.signed {
+		b, _, _, err = m.r.sealSigned(object.Archive, clear, m.col.frames...)
+	} else {
+		b, _, err = m.r.sealOne(object.Archive, clear, m.col.frames...)
+	}
 	if err != nil {
 		return err
 	}
 	name := mergedName(m.life, m.col.p.First, m.col.p.Last)
 	err = m.r.st.Create(ctx, name, b)
 	if errors.Is(err, store.ErrExists) { // another merge of the same pieces was faster
-		_, _, err = m.r.piece(ctx, name)
+		var p *Piece
+		if _, p, err = m.r.piece(ctx, name); err == nil && m.signed && !p.sig.proven {
+			err = p.sig.unsigned(name, 0)
+		}
 	}
 	if err != nil {
 		return err

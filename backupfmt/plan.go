@@ -54,6 +54,9 @@ func (r *Repo) Plan(ctx context.Context, t Target) (*Plan, error) {
 	if p.Run, err = c.Run(l); err != nil {
 		return nil, err
 	}
+	if err := r.allSigned(p.Run); err != nil {
+		return nil, err
+	}
 	for _, l := range p.Run {
 		for _, refs := range [][]Ref{l.Packs, l.Lists} {
 			for _, ref := range refs {
@@ -112,6 +115,7 @@ func (r *Repo) planLog(ctx context.Context, p *Plan, l *Link) error {
 		return err
 	}
 	done := false
+	var unsigned *Piece // one that does not count, and would be needed
 	for _, ref := range pieces {
 		if t := p.Target; t.Index != 0 && p.Index >= t.Index {
 			done = true
@@ -127,12 +131,24 @@ func (r *Repo) planLog(ctx context.Context, p *Plan, l *Link) error {
 		if meta.Last <= p.Index {
 			continue // lies before the backup, or in a merged piece
 		}
+		if r.trusting() && !meta.sig.proven {
+			if unsigned == nil || unsigned.Last <= p.Index {
+				unsigned = meta
+			}
+			continue // the same entries may be in a signed one
+		}
+		if meta.First > p.Index+1 && unsigned != nil && unsigned.Last > p.Index {
+			return unsigned.sig.unsigned(unsigned.name, 0)
+		}
 		if meta.First > p.Index+1 {
 			return &GapError{From: p.Index + 1, To: meta.First - 1, Reachable: p.Index, Wanted: p.Target.Index}
 		}
 		if done, err = r.planPiece(ctx, p, ref.Info, meta); err != nil || done {
 			return err
 		}
+	}
+	if unsigned != nil && unsigned.Last > p.Index && !done {
+		return unsigned.sig.unsigned(unsigned.name, 0)
 	}
 	switch t := p.Target; {
 	case done, t.Index == 0 && t.Time.IsZero(), t.Index != 0 && p.Index >= t.Index:
@@ -215,7 +231,8 @@ func (r *Repo) pieceMeta(ctx context.Context, i store.Info) (*Piece, error) {
 	if h, err := object.ParseHeader(b); err == nil {
 		if clear, ok := h.ClearOf(b); ok {
 			if p, err := parsePiece(i.Name, clear); err == nil {
-				return p, nil
+				p.sig, _, err = r.signedClear(i.Name, &h, clear)
+				return p, err
 			}
 		}
 	}
@@ -231,6 +248,9 @@ func (r *Repo) log(ctx context.Context, p *Plan, after uint64, fn func(wal.Entry
 		c, meta, err := r.piece(ctx, ref.Name)
 		if err != nil {
 			return err
+		}
+		if r.trusting() && !meta.sig.proven {
+			return meta.sig.unsigned(ref.Name, 0)
 		}
 		if meta.First > next || meta.Last != ref.Last {
 			return &DamageError{Kind: "replayed", Object: ref.Name, Reason: fmt.Sprintf("it holds entries %d to %d, planned were %d to %d", meta.First, meta.Last, ref.First, ref.Last)}

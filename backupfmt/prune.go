@@ -121,6 +121,9 @@ func (r *Repo) prune(ctx context.Context, o PruneOptions) (*PruneReport, error) 
 	if err != nil {
 		return nil, err
 	}
+	if err := r.writable(c); err != nil && !o.DryRun {
+		return nil, err
+	}
 	s, err := r.survey(ctx)
 	if err != nil {
 		return nil, err

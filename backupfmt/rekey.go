@@ -76,7 +76,7 @@ func beginRekey(ctx context.Context, st store.Store, o *RekeyOptions, rep *Rekey
 			return nil, err
 		}
 		if rep.Resumed = r.Rekeying() || len(left) > 0; rep.Resumed {
-			return r, nil
+			return r, r.signable(ctx)
 		}
 	}
 	old, err := Open(ctx, st, o.Options)
@@ -89,10 +89,22 @@ func beginRekey(ctx context.Context, st store.Store, o *RekeyOptions, rep *Rekey
 	case !old.Encrypted():
 		return nil, ErrNotEncrypted
 	}
+	if err := old.signable(ctx); err != nil {
+		return nil, err
+	}
 	if err := old.nextGeneration(ctx, o); err != nil {
 		return nil, err
 	}
 	return Open(ctx, st, opened)
+}
+
+// signable finds out, before anything is changed, that the link of a rekey could not be added.
+func (r *Repo) signable(ctx context.Context) error {
+	c, err := r.chain(ctx, r.fresh)
+	if err != nil {
+		return err
+	}
+	return r.writable(c)
 }
 
 type rekeyer struct {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/erlmcp/erlmcp/backupfmt/keys"
 	"github.com/erlmcp/erlmcp/backupfmt/object"
+	"github.com/erlmcp/erlmcp/backupfmt/sign"
 	"github.com/erlmcp/erlmcp/backupfmt/store"
 )
 
@@ -28,6 +29,9 @@ type Options struct {
 	Rand     io.Reader        // default crypto/rand.Reader; must be safe for concurrent use
 	Workers  int              // frames compressed or read at once; default 4
 	PackSize int              // stored bytes after which a pack is closed; default 16 MiB, 64 KiB..64 MiB
+
+	Signer *sign.PrivateKey // signs what is written; its own signatures are trusted, too
+	Trust  sign.Trust       // only what one of these keys signed counts; none and no Signer: signatures are not looked at
 }
 
 func (o Options) withDefaults() Options {
@@ -81,6 +85,8 @@ type Repo struct {
 	master   *keys.Master // nil: not encrypted
 	chunkKey []byte
 	keyless  bool // for scrubs: clear sections are read and not authenticated, nothing is opened
+
+	trust sign.Trust // Options.Trust and the signer's own key
 
 	packBufs  sync.Pool // *[]byte: packs and frames are large and made one after the other
 	frameBufs sync.Pool
@@ -147,7 +153,7 @@ func Init(ctx context.Context, st store.Store, o InitOptions) (*Repo, error) {
 	if err := makeRoom(ctx, st); err != nil {
 		return nil, err
 	}
-	r := &Repo{st: st, o: o.Options, created: o.Now().UTC().Truncate(time.Second), epochs: map[uint32]*[32]byte{}}
+	r := &Repo{st: st, o: o.Options, trust: o.trust(), created: o.Now().UTC().Truncate(time.Second), epochs: map[uint32]*[32]byte{}}
 	if _, err := io.ReadFull(o.Rand, r.id[:]); err != nil {
 		return nil, fmt.Errorf("backup: random id: %w", err)
 	}
@@ -232,7 +238,7 @@ func getEither(ctx context.Context, st store.Store, name string, parse func([]by
 
 // Open opens a repository: ErrNotRepo, ErrKeyRequired, ErrNotEncrypted, ErrWrongKey, ErrVersion.
 func Open(ctx context.Context, st store.Store, o Options) (*Repo, error) {
-	r := &Repo{st: st, o: o.withDefaults(), epochs: map[uint32]*[32]byte{}}
+	r := &Repo{st: st, o: o.withDefaults(), trust: o.trust(), epochs: map[uint32]*[32]byte{}}
 	var c config
 	err := getEither(ctx, st, nameConfig, func(b []byte) (err error) {
 		c, err = parseConfig(b)
@@ -274,33 +280,51 @@ func borrow(p *sync.Pool, size int) []byte {
 
 func giveBack(p *sync.Pool, b []byte) { p.Put(&b) }
 
+func (r *Repo) newID() (id object.ID, err error) {
+	if _, err = io.ReadFull(r.o.Rand, id[:]); err != nil {
+		err = fmt.Errorf("backup: random id: %w", err)
+	}
+	return id, err
+}
+
 // newObject begins an object with a fresh id.
 func (r *Repo) newObject(kind object.Kind, clear []byte) (*object.Writer, error) {
-	var id object.ID
-	if _, err := io.ReadFull(r.o.Rand, id[:]); err != nil {
-		return nil, fmt.Errorf("backup: random id: %w", err)
+	id, err := r.newID()
+	if err != nil {
+		return nil, err
 	}
+	return r.object(kind, id, clear)
+}
+
+func (r *Repo) object(kind object.Kind, id object.ID, clear []byte) (*object.Writer, error) {
 	epoch, key := r.sealing()
 	return object.NewWriter(kind, r.id, id, epoch, key, clear)
 }
 
-// sealOne makes an object of a clear section and frames.
-func (r *Repo) sealOne(kind object.Kind, clear []byte, frames ...[]byte) (b []byte, id object.ID, d object.Digest, err error) {
-	w, err := r.newObject(kind, clear)
+// sealOne makes an object of a clear section and frames, not signed.
+func (r *Repo) sealOne(kind object.Kind, clear []byte, frames ...[]byte) (b []byte, d object.Digest, err error) {
+	id, err := r.newID()
 	if err != nil {
-		return nil, id, d, err
+		return nil, d, err
+	}
+	return r.sealAs(kind, id, clear, nil, frames...)
+}
+
+func (r *Repo) sealAs(kind object.Kind, id object.ID, clear, extra []byte, frames ...[]byte) (b []byte, d object.Digest, err error) {
+	w, err := r.object(kind, id, clear)
+	if err != nil {
+		return nil, d, err
 	}
 	for _, f := range frames {
 		p, err := object.Compress(f)
 		if err != nil {
-			return nil, id, d, err
+			return nil, d, err
 		}
 		if _, err := w.Add(p); err != nil {
-			return nil, id, d, err
+			return nil, d, err
 		}
 	}
-	b, d, err = w.Finish(nil)
-	return b, w.ID(), d, err
+	return w.Finish(extra)
 }
 
 // open reads a whole object. Damage within the parity is healed in memory: a restore must not fail for what can be repaired.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/erlmcp/erlmcp/backupfmt/keys"
 	"github.com/erlmcp/erlmcp/backupfmt/object"
+	"github.com/erlmcp/erlmcp/backupfmt/sign"
 	"github.com/erlmcp/erlmcp/backupfmt/store"
 )
 
@@ -52,6 +53,9 @@ type VerifyReport struct {
 	Stray    []string  // objects that nothing refers to; normal while a backup runs and until the next prune
 	Oldest   time.Time // when the object was checked that was checked longest ago; zero: some never were
 	Gaps     []Gap     // parts of the log that were never archived; known, and no damage
+
+	Signing  *Signing // since when the repository is signed; nil: signatures were not looked at
+	Unsigned []string // objects from before that, which do not count; no damage
 	Damage   []Damage
 }
 
@@ -73,16 +77,17 @@ func (r *VerifyReport) Lost() bool {
 // Scrub verifies a repository without its key. It finds every damage; what it cannot find is a forgery by somebody who may write to the
 // store and makes everything consistent again: for that see Repo.Verify. It always reads the store, never a cache.
 func Scrub(ctx context.Context, st store.Store, o VerifyOptions) (*VerifyReport, error) {
-	r, err := keyless(ctx, st)
+	r, err := OpenKeyless(ctx, st, nil)
 	if err != nil {
 		return nil, err
 	}
 	return r.Verify(ctx, o)
 }
 
-// keyless opens what can be read without a key.
-func keyless(ctx context.Context, st store.Store) (*Repo, error) {
-	r := &Repo{st: st, o: Options{}.withDefaults(), keyless: true}
+// OpenKeyless opens what can be read without a key, for Chain and Verify: as trustworthy as the store. With trust the signatures of the chain and of
+// the archive are verified, as far as they cover what is not sealed.
+func OpenKeyless(ctx context.Context, st store.Store, trust sign.Trust) (*Repo, error) {
+	r := &Repo{st: st, o: Options{Trust: trust}.withDefaults(), trust: trust, keyless: true}
 	var c config
 	err := getEither(ctx, st, nameConfig, func(b []byte) (err error) { c, err = parseConfig(b); return err })
 	switch {
@@ -322,7 +327,10 @@ func (v *verifier) chain(ctx context.Context) error {
 	v.checked[nameHead] = true
 	c, err := v.r.chain(ctx, v.r.fresh)
 	if err == nil {
-		v.rep.Chain = c
+		v.rep.Chain, v.rep.Signing = c, c.Signing
+		if err := v.proofs(ctx); err != nil {
+			return err
+		}
 		if _, ok := v.have[nameHead]; !ok && c.Head > 0 {
 			v.damage(Damage{Kind: "missing", Object: nameHead, Reason: "it is gone; the chain is whole, the next backup writes it again", Healed: true})
 		}
@@ -330,10 +338,43 @@ func (v *verifier) chain(ctx context.Context) error {
 	}
 	v.rep.Chain = &Chain{Links: readable}
 	var d *DamageError
-	if errors.As(err, &d) && v.checked[d.Object] && d.Kind != "rolled-back" && d.Kind != "replayed" && d.Kind != "missing" {
+	if errors.As(err, &d) && v.checked[d.Object] && d.Kind != "rolled-back" && d.Kind != "replayed" && d.Kind != "missing" && d.Kind != "unsigned" {
 		return nil // reported with the object itself
 	}
 	return v.fail("chain", nil, err)
+}
+
+// proofs checks the signatures of what drills found, and notes the links from before the repository was signed.
+func (v *verifier) proofs(ctx context.Context) error {
+	if v.rep.Signing == nil {
+		return nil
+	}
+	for _, l := range v.rep.Chain.Links {
+		if !l.sig.proven {
+			v.rep.Unsigned = append(v.rep.Unsigned, manifestName(l.Seq))
+		}
+	}
+	for _, n := range v.order {
+		if !strings.HasPrefix(n, folderProofs) {
+			continue
+		}
+		c, err := v.r.open(ctx, n, object.Proof, nil)
+		if errors.Is(err, object.ErrNoKey) {
+			continue // see Proofs
+		}
+		counts := true
+		if err == nil {
+			counts, err = v.r.proofCounts(n, c, v.rep.Signing)
+		}
+		if err != nil {
+			if err := v.fail(n, nil, err); err != nil {
+				return err
+			}
+		} else if !counts {
+			v.rep.Unsigned = append(v.rep.Unsigned, n)
+		}
+	}
+	return nil
 }
 
 // references checks that everything the chain names is there with the right size.

@@ -33,11 +33,23 @@ func (v *verifier) archive(ctx context.Context) error {
 					return err
 				}
 			}
+			v.pieceSigned(name, cp.p)
 		}
 		prev = v.join(name, prev, cp, before)
 	}
 	v.marks()
 	return nil
+}
+
+// pieceSigned: a piece is signed, or holds nothing from after the repository was signed.
+func (v *verifier) pieceSigned(name string, p *Piece) {
+	switch s := v.rep.Signing; {
+	case s == nil || p == nil || p.sig.proven:
+	case p.Last <= s.Logs[p.Life]:
+		v.rep.Unsigned = append(v.rep.Unsigned, name)
+	default:
+		v.damage(Damage{Kind: "unsigned", Object: name, Reason: p.sig.why(), From: p.First, To: p.Last})
+	}
 }
 
 // marks compares the archive with what backups recorded of its end.

@@ -128,6 +128,14 @@ func (k KDF) derive(secret, salt []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, secret, salt, "erlmcp backup key file v1", 32)
 }
 
+// Derive stretches a secret into a key of 32 bytes: ErrInvalid for parameters or a secret outside their bounds.
+func (k KDF) Derive(secret, salt []byte) ([]byte, error) {
+	if err := errors.Join(k.Check(), k.checkSecret(secret)); err != nil {
+		return nil, err
+	}
+	return k.derive(secret, salt)
+}
+
 // Context binds slots and epochs to their repository.
 type Context struct {
 	Repo   [16]byte
