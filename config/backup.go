@@ -18,11 +18,14 @@ const (
 
 // Backup holds where backups go and when they are made. Nothing is scheduled while Repository is empty.
 type Backup struct {
-	Repository string   // directory or s3://BUCKET/PREFIX; empty: none
-	Copies     []string // more places, each a byte-identical copy
-	Encryption bool     // false: the repository is not encrypted, and that is intended
-	KeyFile    string   // file with the key or passphrase; empty: BackupKeyEnv
-	LimitRate  int64    // bytes per second to and from the repository; 0: no limit
+	Repository    string   // directory or s3://BUCKET/PREFIX; empty: none
+	Copies        []string // more places, each a byte-identical copy
+	Encryption    bool     // false: the repository is not encrypted, and that is intended
+	KeyFile       string   // file with the key or passphrase; empty: BackupKeyEnv
+	SignKeyFile   string   // private key that signs what is written; empty: nothing is signed
+	VerifyKeyFile string   // public keys whose signatures count; empty: that of SignKeyFile; Off: signatures are not looked at
+
+	LimitRate int64 // bytes per second to and from the repository; 0: no limit
 
 	Full        string        // cron expression, UTC; Off: never
 	Incremental time.Duration // 0: never
@@ -53,6 +56,12 @@ var backupSettings = []setting{
 		"The passphrase comes from the environment variable ERLMCP_BACKUP_ENCRYPTION_KEY or from backup.key_file."),
 	textSetting("backup.key_file", "", func(c *Config) *string { return &c.Backup.KeyFile },
 		"File with a 256-bit key (64 hex digits, base64 or 32 raw bytes), or with a passphrase."),
+	textSetting("backup.sign_key_file", "", func(c *Config) *string { return &c.Backup.SignKeyFile },
+		"File with the private key that signs backups (`erlmcp backup keys sign-generate`), in a repository that is signed",
+		"(`erlmcp backup keys sign-begin`). Its password, if it has one, comes from ERLMCP_BACKUP_SIGN_PASSWORD."),
+	textSetting("backup.verify_key_file", "", func(c *Config) *string { return &c.Backup.VerifyKeyFile },
+		"File with the public keys whose signatures count, one a line: what none of them signed is refused. Empty: the key of",
+		"backup.sign_key_file, or, without that, signatures are not looked at; nor are they with \"off\"."),
 	sizeSetting("backup.limit_rate", "0", 0, tib, func(c *Config) *int64 { return &c.Backup.LimitRate },
 		"Bytes per second to and from the repository, 0 for no limit. Drills and restores are not limited."),
 	cronSetting("backup.full", "0 2 * * *", func(c *Config) *string { return &c.Backup.Full },

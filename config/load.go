@@ -125,7 +125,7 @@ func (l *loader) environ(environ []string) {
 		keys[EnvName(s.key)] = s.key
 		names = append(names, EnvName(s.key))
 	}
-	names = append(names, ConfigFileEnv, DataKeyEnv, BackupKeyEnv, ClusterSecretEnv)
+	names = append(names, ConfigFileEnv, DataKeyEnv, BackupKeyEnv, SignPasswordEnv, ClusterSecretEnv)
 	for _, pair := range environ {
 		name, value, ok := strings.Cut(pair, "=")
 		if !ok || !strings.HasPrefix(name, envPrefix) {
@@ -146,7 +146,7 @@ func (l *loader) environ(environ []string) {
 // a Service happens to be called "erlmcp". Refusing the last would break a deployment for the name of its Service.
 func foreignVariable(name string) bool {
 	switch name {
-	case ConfigFileEnv, DataKeyEnv, ClusterSecretEnv, envPrefix + "CLUSTER_TOKEN", BackupKeyEnv, NewBackupKeyEnv, envPrefix + "PORT":
+	case ConfigFileEnv, DataKeyEnv, ClusterSecretEnv, envPrefix + "CLUSTER_TOKEN", BackupKeyEnv, NewBackupKeyEnv, SignPasswordEnv, envPrefix + "PORT":
 		return true
 	}
 	for _, prefix := range []string{"SERVICE_", "PORT_", "TEST_", "CRASH_", "FUZZ_", "SOAK_", "BENCH_", "CORRUPTION"} {

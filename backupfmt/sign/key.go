@@ -183,6 +183,15 @@ func IsEncrypted(file []byte) bool {
 	return json.Unmarshal(file, &f) == nil && f.KDF != nil
 }
 
+// PublicOf is the public half of a private key file, which needs no password: ErrInvalid.
+func PublicOf(file []byte) (PublicKey, error) {
+	var f keyFile
+	if len(file) > maxFile || json.Unmarshal(file, &f) != nil || f.Format != keyFormat || f.Public == (PublicKey{}) {
+		return PublicKey{}, fmt.Errorf("%w: the file holds no private key; `erlmcp backup keys sign-generate` makes one", ErrInvalid)
+	}
+	return f.Public, nil
+}
+
 // Parse reads a private key: ErrInvalid, ErrPassword.
 func Parse(file, password []byte) (*PrivateKey, error) {
 	var f keyFile

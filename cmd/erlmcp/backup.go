@@ -28,6 +28,8 @@ in it is encrypted with a passphrase or key, checksummed, linked in a chain and 
   passphrase  ERLMCP_BACKUP_ENCRYPTION_KEY, or --key-file FILE (or backup.key_file): 64 hex digits, base64 or 32 raw bytes are
               a key, anything else a passphrase of at least 8 bytes. Without one a repository is only made or used
               with --no-encryption.
+  signatures  with --verify-key-file FILE (or backup.verify_key_file), the public keys, only what one of them signed counts; commands
+              that write sign with --sign-key-file FILE (or backup.sign_key_file). See erlmcp backup keys.
   bucket      AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SHARED_CREDENTIALS_FILE and AWS_PROFILE; endpoint and
               region in the URL (s3://BUCKET/PREFIX?endpoint=https://HOST:PORT&region=R) or AWS_ENDPOINT_URL_S3, AWS_REGION
 
@@ -61,6 +63,9 @@ func (a *app) backupCommand() *cobra.Command {
 type repoFlags struct {
 	*settings
 	repo, keyFile, rate string
+	verifyFiles         []string // public keys
+	signFile            string
+	signs               bool // the command writes: it has --sign-key-file
 	plain, asJSON       bool
 	plainJSON           bool // one document instead of lines
 }
@@ -72,8 +77,28 @@ func (a *app) repoFlags(cmd *cobra.Command, flags ...settingFlag) *repoFlags {
 	f.StringVar(&r.keyFile, "key-file", "", "`FILE` with the key or passphrase of the repository (default: ERLMCP_BACKUP_ENCRYPTION_KEY)")
 	f.BoolVar(&r.plain, "no-encryption", false, "the repository is not encrypted, and that is intended")
 	f.StringVar(&r.rate, "limit-rate", "", "most bytes per second to and from the repository, `SIZE` such as 10MiB (default: backup.limit_rate)")
+	f.StringArrayVar(&r.verifyFiles, "verify-key-file", nil, "`FILE` of public keys: what none of them signed is refused; \"off\" looks at no signature "+
+		"(default: backup.verify_key_file)")
 	f.BoolVar(&r.asJSON, "json", false, "print JSON")
 	return r
+}
+
+// signing adds the flag of commands that write links, log or proofs.
+func (r *repoFlags) signing(cmd *cobra.Command) *repoFlags {
+	r.signs = true
+	cmd.Flags().StringVar(&r.signFile, "sign-key-file", "", "`FILE` with the private key that signs what is written (default: backup.sign_key_file)")
+	return r
+}
+
+// signatures reads the keys that sign and verify.
+func (r *repoFlags) signatures(cfg *config.Config, t *backup.Target) (err error) {
+	if r.signs {
+		if t.Signer, err = cfg.BackupSigner(r.signFile, r.a.environ); err != nil {
+			return err
+		}
+	}
+	t.Trust, err = cfg.BackupTrust(r.verifyFiles)
+	return err
 }
 
 // errUsage makes an error about what the user wrote.
@@ -91,6 +116,9 @@ func (r *repoFlags) target(cfg *config.Config) (t backup.Target, isKey bool, err
 		return t, false, errUsage("no repository is named: use --repo URL, or the setting backup.repository")
 	}
 	if t, err = r.locate(cfg, url); err != nil {
+		return t, false, err
+	}
+	if err := r.signatures(cfg, &t); err != nil {
 		return t, false, err
 	}
 	t.Plain = r.plain || !cfg.Backup.Encryption && r.keyFile == ""

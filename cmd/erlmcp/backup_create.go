@@ -25,6 +25,7 @@ and hold nothing below the prefix.
 
 The first key slot is made from the passphrase or key that is given. A passphrase is stretched with Argon2id (64 MiB, 3
 passes), or with PBKDF2-HMAC-SHA256 (600 000 rounds) where a NIST function is required. More slots: erlmcp backup keys add.
+With --sign-key-file the repository is signed from the beginning.
 
 Exit codes: 0 made; 1 not made; 2 wrong usage or configuration.`
 
@@ -38,7 +39,7 @@ func (a *app) backupInitCommand() *cobra.Command {
   ERLMCP_BACKUP_ENCRYPTION_KEY='correct horse battery' erlmcp backup init --repo s3://erlmcp-backups/site-a`,
 		Args: cobra.NoArgs,
 	}
-	r := a.repoFlags(cmd)
+	r := a.repoFlags(cmd).signing(cmd)
 	cmd.Flags().StringVar(&kdf, "kdf", "argon2id", "how a passphrase is stretched: argon2id or pbkdf2, `NAME`")
 	cmd.Flags().StringVar(&label, "label", "first", "note for people on the first key slot, `TEXT`")
 	_ = cmd.RegisterFlagCompletionFunc("kdf", cobra.FixedCompletions([]string{"argon2id", "pbkdf2"}, cobra.ShellCompDirectiveNoFileComp))
@@ -61,11 +62,14 @@ func (a *app) backupInitCommand() *cobra.Command {
 		}
 		return onSignal(func(ctx context.Context) error {
 			repo, err := t.Init(ctx, function, label)
+			if err == nil && t.Signer != nil {
+				_, err = repo.BeginSigning(ctx)
+			}
 			if err != nil {
 				return backup.Explain(err, t.String())
 			}
 			if r.asJSON {
-				return writeJSON(a.out, map[string]any{"repository": t.String(), "id": repo.ID().String(), "encrypted": repo.Encrypted()})
+				return writeJSON(a.out, map[string]any{"repository": t.String(), "id": repo.ID().String(), "encrypted": repo.Encrypted(), "signed": t.Signer != nil})
 			}
 			protection := "encrypted with AES-256-GCM. Keep the passphrase or key in a second place: without it nobody can read the backups"
 			if !repo.Encrypted() {
@@ -124,7 +128,7 @@ func (a *app) backupCreateCommand() *cobra.Command {
   erlmcp backup create --json | jq -c 'select(.event == "result").result'`,
 		Args: cobra.NoArgs,
 	}
-	r := a.repoFlags(cmd, dataFlag, dataKeyFileFlag)
+	r := a.repoFlags(cmd, dataFlag, dataKeyFileFlag).signing(cmd)
 	f := cmd.Flags()
 	f.StringVar(&o.Type, "type", backupfmt.Auto, "auto, full or incremental, `TYPE`")
 	f.StringVar(&o.Label, "label", "", "note for people, stored encrypted, `TEXT`")

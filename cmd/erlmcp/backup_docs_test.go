@@ -212,6 +212,15 @@ var disasters = map[string]disaster{
 			require.Error(g.t, err, "the old key opens nothing any more")
 		},
 	},
+	"signed": {
+		happens: func(g *guide) { g.run("systemctl start erlmcp"); g.some("e", 2) },
+		after: func(g *guide, out string) {
+			require.Contains(g.t, out, "signed from link")
+			require.DirExists(g.t, g.data()+".signed")
+			_, err := g.command("erlmcp backup create --repo " + g.repo() + " --key-file backup.key2 --data " + g.data()).CombinedOutput()
+			require.Error(g.t, err, "without the signing key nothing is added")
+		},
+	},
 }
 
 // flip damages one byte in the middle of a file.

@@ -33,7 +33,7 @@ func (a *app) backupPruneCommand() *cobra.Command {
 		Example: "  erlmcp backup prune --dry-run --repo /var/backups/erlmcp\n  erlmcp backup prune --keep-hourly 48h --keep-daily 336h",
 		Args:    cobra.NoArgs,
 	}
-	r := a.repoFlags(cmd)
+	r := a.repoFlags(cmd).signing(cmd)
 	var hourly, daily time.Duration
 	f := cmd.Flags()
 	f.IntVar(&o.Policy.Last, "keep-last", 1, "keep the newest `N` backups")
@@ -125,7 +125,7 @@ func (a *app) backupConsolidateCommand() *cobra.Command {
 		Example: "  erlmcp backup consolidate --repo /var/backups/erlmcp",
 		Args:    cobra.MaximumNArgs(1),
 	}
-	r := a.repoFlags(cmd)
+	r := a.repoFlags(cmd).signing(cmd)
 	cmd.ValidArgsFunction = r.completeIDs
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var seq uint64
@@ -161,7 +161,8 @@ const backupCopyLong = `copy brings a repository to another place, byte by byte.
 is a repository in its own right, and a copy of a copy is the original.
 
 What is there already is not sent again: run it after every backup, or run it again when it was interrupted. Every object is checked before
-it is sent, and healed from its parity if it can be; damage does not spread. Copy one way only.
+it is sent, and healed from its parity if it can be; damage does not spread. Copy one way only. With --verify-key-file a source whose chain is
+not signed is refused.
 
 With --delete the target becomes a mirror: what a prune removed from the source is removed from it. A target that is not an older state of the
 source is refused, and nothing in it is changed: it may hold the only copy of something.
@@ -223,6 +224,15 @@ func copyRepo(ctx context.Context, from, to backup.Target, o backupfmt.CopyOptio
 	src, err := from.Store(ctx, false)
 	if err != nil {
 		return nil, err
+	}
+	if len(from.Trust) > 0 { // nothing that was forged is spread
+		signed, err := backupfmt.OpenKeyless(ctx, src, from.Trust)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := signed.Chain(ctx); err != nil {
+			return nil, err
+		}
 	}
 	dst, err := to.Store(ctx, true)
 	if err != nil {

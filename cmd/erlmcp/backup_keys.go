@@ -19,6 +19,9 @@ keys of an epoch; rotate begins a new epoch, so that everything written from the
   keys remove SLOT     take a slot away; never the last one
   keys rotate          begin a new epoch at once; older objects stay readable
   keys rekey           a new master key: seal everything anew, and let the old keys open nothing
+  keys sign-generate   a key pair that signs and verifies backups
+  keys sign-begin      from here on everything in the repository is signed
+  keys sign-public     the public half of a signing key
 
 To change a passphrase: keys add the new one, then keys remove the old one. Whoever opened the repository once may have kept its
 master key: if that is feared, keys rekey.
@@ -34,7 +37,8 @@ func (a *app) backupKeysCommand() *cobra.Command {
 		Args:    knownCommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.keysListCommand(), a.keysAddCommand(), a.keysRemoveCommand(), a.keysRotateCommand(), a.keysRekeyCommand())
+	cmd.AddCommand(a.keysListCommand(), a.keysAddCommand(), a.keysRemoveCommand(), a.keysRotateCommand(), a.keysRekeyCommand(),
+		a.keysSignGenerateCommand(), a.keysSignBeginCommand(), a.keysSignPublicCommand())
 	return cmd
 }
 

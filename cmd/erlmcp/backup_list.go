@@ -29,6 +29,7 @@ type listing struct {
 	Encrypted  bool             `json:"encrypted"`
 	Backups    []shownBackup    `json:"backups"`
 	Log        []backupfmt.Span `json:"log"`
+	SignedFrom uint64           `json:"signed_from,omitempty"` // link from which on everything is signed, verified; 0: nobody looked
 }
 
 // shownBackup is one backup as lists and show print it.
@@ -42,6 +43,8 @@ type shownBackup struct {
 	Packs     int               `json:"packs,omitempty"`
 	Builds    []uint64          `json:"builds_on,omitempty"` // the full backup first
 	Size      int64             `json:"restore_bytes,omitempty"`
+	Signed    bool              `json:"signed,omitempty"`    // by a trusted key
+	SignedBy  string            `json:"signed_by,omitempty"` // says so; verified if Signed
 }
 
 func (a *app) backupListCommand() *cobra.Command {
@@ -61,7 +64,12 @@ func (a *app) backupListCommand() *cobra.Command {
 		}
 		doc := listing{Repository: repo.Store().String(), ID: repo.ID().String(), Encrypted: repo.Encrypted(), Backups: []shownBackup{}}
 		for _, l := range c.Backups("") {
-			doc.Backups = append(doc.Backups, shownBackup{Created: backup.CreatedOf(repo, l), Label: l.Label, Life: l.Life})
+			b := shownBackup{Created: backup.CreatedOf(repo, l), Label: l.Label, Life: l.Life}
+			b.signatureOf(l)
+			doc.Backups = append(doc.Backups, b)
+		}
+		if c.Signing != nil {
+			doc.SignedFrom = c.Signing.From
 		}
 		if doc.Log, err = repo.Spans(ctx); err != nil {
 			return err
@@ -72,6 +80,13 @@ func (a *app) backupListCommand() *cobra.Command {
 		return printListing(a.out, doc)
 	})
 	return cmd
+}
+
+func (b *shownBackup) signatureOf(l *backupfmt.Link) {
+	b.Signed = l.Signed()
+	if key, ok := l.Signer(); ok {
+		b.SignedBy = key.String()
+	}
 }
 
 func printListing(out io.Writer, doc listing) error {
@@ -97,6 +112,14 @@ func printListing(out io.Writer, doc listing) error {
 	state := "encrypted"
 	if !doc.Encrypted {
 		state = "NOT encrypted"
+	}
+	if doc.SignedFrom != 0 {
+		state += fmt.Sprintf(", signed from link %d on", doc.SignedFrom)
+		for _, b := range doc.Backups {
+			if !b.Signed {
+				fmt.Fprintf(out, "note: backup %d is not signed by a trusted key; with --verify-key-file it is not restored\n", b.Backup)
+			}
+		}
 	}
 	_, err := fmt.Fprintf(out, "repository %s, %s, %s\n", doc.ID, state, doc.Repository)
 	return err
@@ -168,6 +191,7 @@ func describe(ctx context.Context, repo *backupfmt.Repo, seq uint64) (shownBacku
 	doc := shownBackup{
 		Created: backup.CreatedOf(repo, l), Label: l.Label, Life: l.Life, Tables: l.Tables, Chunks: l.Chunks, NewChunks: l.NewChunks, Packs: len(l.Packs),
 	}
+	doc.signatureOf(l)
 	for _, part := range run {
 		if part != l {
 			doc.Builds = append(doc.Builds, part.Seq)
@@ -192,6 +216,12 @@ func printBackup(out io.Writer, b shownBackup) error {
 	row("state", "log index %d, of %s UTC", b.Index, moment(b.StateTime))
 	row("state hash", "%s", b.StateHash)
 	row("life", "%s", b.Life)
+	switch {
+	case b.Signed:
+		row("signed by", "%s, verified", b.SignedBy)
+	case b.SignedBy != "":
+		row("signed by", "%s, NOT verified (--verify-key-file)", b.SignedBy)
+	}
 	if len(b.Builds) > 0 {
 		row("builds on", "%v", b.Builds)
 	}

@@ -50,7 +50,7 @@ func (a *app) keysRekeyCommand() *cobra.Command {
 			"  erlmcp backup keys rekey --same-secret --limit-rate 20MiB --json",
 		Args: cobra.NoArgs,
 	}
-	r := a.repoFlags(cmd)
+	r := a.repoFlags(cmd).signing(cmd)
 	f := cmd.Flags()
 	f.StringVar(&file, "new-key-file", "", "`FILE` with the new key or passphrase (default: ERLMCP_BACKUP_NEW_ENCRYPTION_KEY)")
 	f.StringVar(&kdf, "kdf", "argon2id", "how a passphrase is stretched: argon2id or pbkdf2, `NAME`")
@@ -83,7 +83,7 @@ func (a *app) keysRekeyCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		o := backupfmt.RekeyOptions{Options: backupfmt.Options{Secret: t.Secret}, New: secret, KDF: function, Label: label, OtherSlots: drop}
+		o := backupfmt.RekeyOptions{Options: backupfmt.Options{Secret: t.Secret, Signer: t.Signer, Trust: t.Trust}, New: secret, KDF: function, Label: label, OtherSlots: drop}
 		return onSignal(func(ctx context.Context) error { return backup.Explain(r.rekey(ctx, t, o), t.String()) })
 	}
 	return cmd

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/erlmcp/erlmcp/backupfmt"
+	"github.com/erlmcp/erlmcp/backupfmt/store"
 	"github.com/erlmcp/erlmcp/config"
 	"github.com/erlmcp/erlmcp/ops/backup"
 )
@@ -18,7 +19,8 @@ const backupVerifyLong = `verify checks a repository. It reads the repository it
 Without flags it reads the chain of backups and compares names and sizes of everything else. --read-data reads every byte; with
 --budget 4% it reads that share of them, what was read longest ago first, and remembers that in the repository, so that 25 runs read
 everything. Neither needs the passphrase; with it the chain is authenticated too, so that a forgery by somebody who may
-write to the store is found as well.
+write to the store is found as well. With --verify-key-file the signatures of the chain, the log and the proofs are verified, also without the
+passphrase: a forgery by somebody who has that, too, is found.
 
 Damage is named with what it costs: backups that cannot be restored, log entries that are lost. Parity can restore
 some damage: erlmcp backup repair does.
@@ -97,6 +99,8 @@ type verified struct {
 	Oldest        string             `json:"oldest_check,omitempty"`
 	Damage        []backupfmt.Damage `json:"damage"`
 	Gaps          []backupfmt.Gap    `json:"gaps,omitempty"`
+	SignedFrom    uint64             `json:"signed_from,omitempty"` // link from which on everything is signed, verified; 0: nobody looked
+	Unsigned      []string           `json:"unsigned,omitempty"`    // objects from before that
 }
 
 func verifiedOf(where string, rep *backupfmt.VerifyReport) verified {
@@ -106,6 +110,9 @@ func verifiedOf(where string, rep *backupfmt.VerifyReport) verified {
 	}
 	if rep.Chain != nil {
 		v.Backups = len(rep.Chain.Backups(""))
+	}
+	if rep.Signing != nil {
+		v.SignedFrom, v.Unsigned = rep.Signing.From, rep.Unsigned
 	}
 	if !rep.Oldest.IsZero() {
 		v.Oldest = moment(rep.Oldest)
@@ -156,13 +163,22 @@ func check(ctx context.Context, t backup.Target, o backupfmt.VerifyOptions) (*ba
 		return nil, err
 	}
 	if t.Secret == nil && !t.Plain {
-		return backupfmt.Scrub(ctx, st, o)
+		return scrub(ctx, st, t, o)
 	}
 	repo, err := t.Open(ctx)
 	switch {
 	case errors.Is(err, backupfmt.ErrDamaged):
-		return backupfmt.Scrub(ctx, st, o)
+		return scrub(ctx, st, t, o)
 	case err != nil:
+		return nil, err
+	}
+	return repo.Verify(ctx, o)
+}
+
+// scrub verifies without the key, and the signatures if there is somebody to trust.
+func scrub(ctx context.Context, st store.Store, t backup.Target, o backupfmt.VerifyOptions) (*backupfmt.VerifyReport, error) {
+	repo, err := backupfmt.OpenKeyless(ctx, st, t.Trust)
+	if err != nil {
 		return nil, err
 	}
 	return repo.Verify(ctx, o)
@@ -188,6 +204,10 @@ func printVerified(out io.Writer, v verified, o backupfmt.VerifyOptions) error {
 	for _, g := range v.Gaps {
 		fmt.Fprintf(out, "note: log entries %d to %d of life %.8s were never archived; no moment between them can be restored\n", g.From, g.To, g.Life)
 	}
+	if len(v.Unsigned) > 0 {
+		fmt.Fprintf(out, "note: %d links, pieces of log and proofs are from before link %d, with which signatures began; with --verify-key-file they do not count\n",
+			len(v.Unsigned), v.SignedFrom)
+	}
 	verdict := "Sound"
 	switch {
 	case v.Lost:
@@ -204,6 +224,9 @@ func printVerified(out io.Writer, v verified, o backupfmt.VerifyOptions) error {
 	fmt.Fprintf(out, "%s. %d backups, %d objects, %s", verdict, v.Backups, v.Objects, how)
 	if !v.Authenticated {
 		fmt.Fprint(out, ", not authenticated (no key was given)")
+	}
+	if v.SignedFrom != 0 {
+		fmt.Fprintf(out, ", signed from link %d on", v.SignedFrom)
 	}
 	if v.Stray > 0 {
 		fmt.Fprintf(out, "; %d objects of unfinished backups, the next prune removes them", v.Stray)

@@ -36,7 +36,7 @@ func (a *app) drillCommand() *cobra.Command {
   erlmcp drill --last --json | jq '.ok, .rto_ns'`,
 		Args: cobra.MaximumNArgs(1),
 	}
-	r := a.repoFlags(cmd, dataFlag, dataKeyFileFlag)
+	r := a.repoFlags(cmd, dataFlag, dataKeyFileFlag).signing(cmd)
 	f := cmd.Flags()
 	f.StringVar(&scratch, "scratch", "", "`DIR` to make the scratch directory in (default: backup.scratch_dir, else the temporary directory)")
 	f.BoolVar(&last, "last", false, "only show what the newest drill found")

@@ -25,7 +25,7 @@ func backupCommand(out io.Writer) *cobra.Command {
 		Short: "Show a backup repository or a classic archive, and check it",
 		Long: `Show what a backup repository holds, and what is damaged in it. Without its key the chain of backups, indexes, times and sizes are shown, and
 damage is found; with the key (ERLMCP_BACKUP_ENCRYPTION_KEY or --repo-key-file) the chain is authenticated, and row counts, state
-hashes and labels are shown, too. --read-data reads every byte. Nothing is written, not even the ledger of verifications.
+hashes and labels are shown, too. With --verify-key-file the signatures are verified, with the key or without. --read-data reads every byte. Nothing is written, not even the ledger of verifications.
 
 FILE is a classic archive, full-<time>.tar.gz or .tar.gz.enc: every file in it is compared with its manifest, and the archive with its .sha256 side
 file. --extract DIR unpacks it.`,
@@ -60,7 +60,13 @@ func dumpRepository(ctx context.Context, out io.Writer, url string, f stateFlags
 		if serr != nil {
 			return serr
 		}
-		rep, err = backupfmt.Scrub(ctx, st, o)
+		trust, terr := f.trust()
+		if terr != nil {
+			return terr
+		}
+		if repo, err = backupfmt.OpenKeyless(ctx, st, trust); err == nil {
+			rep, err = repo.Verify(ctx, o)
+		}
 	case err == nil:
 		rep, err = repo.Verify(ctx, o)
 	}
@@ -92,6 +98,7 @@ func repositoryJSON(out io.Writer, url string, rep *backupfmt.VerifyReport) erro
 	return e.Encode(map[string]any{
 		"kind": "repository", "location": url, "authenticated": !rep.Keyless, "chain": links, "objects": rep.Objects, "bytes": rep.Bytes,
 		"read_objects": rep.Read, "stray": rep.Stray, "gaps": rep.Gaps, "damage": rep.Damage,
+		"signing": rep.Signing, "unsigned": rep.Unsigned,
 	})
 }
 
@@ -137,6 +144,9 @@ func repositoryText(out io.Writer, rep *backupfmt.VerifyReport) error {
 	state := "authenticated with the key"
 	if rep.Keyless {
 		state = "not authenticated: no key"
+	}
+	if rep.Signing != nil {
+		state += fmt.Sprintf(", signatures verified from link %d on (%d older objects without)", rep.Signing.From, len(rep.Unsigned))
 	}
 	_, err := fmt.Fprintf(out, "-- %d objects, %d bytes, %d read to the last byte, %d stray, %s\n", rep.Objects, rep.Bytes, rep.Read, len(rep.Stray), state)
 	return err

@@ -29,6 +29,7 @@ type state struct {
 type stateFlags struct {
 	key     *keyFlags
 	repoKey string // key file of a repository
+	verify  []string
 }
 
 // openState opens a data directory, a snapshot file, or REPO@ID, a backup in a repository (REPO@latest the newest).

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/erlmcp/erlmcp/backupfmt"
+	"github.com/erlmcp/erlmcp/backupfmt/sign"
 	"github.com/erlmcp/erlmcp/backupfmt/store"
 	"github.com/erlmcp/erlmcp/config"
 )
@@ -15,6 +16,7 @@ import (
 // repoFlag adds the flag for the key of a repository or an archive.
 func (f *stateFlags) repoFlag(c *cobra.Command) {
 	c.Flags().StringVar(&f.repoKey, "repo-key-file", "", "`FILE` with the key or passphrase of a repository or archive (default: ERLMCP_BACKUP_ENCRYPTION_KEY)")
+	c.Flags().StringArrayVar(&f.verify, "verify-key-file", nil, "`FILE` of public keys: what none of them signed in a repository is refused")
 }
 
 // secret is the secret of a repository, nil if none was given.
@@ -22,6 +24,9 @@ func (f stateFlags) secret() ([]byte, error) {
 	s, _, err := config.ReadSecret(f.repoKey, "flag --repo-key-file", "", config.BackupKeyEnv, os.Environ())
 	return s, err
 }
+
+// trust are the keys whose signatures count, none if they are not asked for.
+func (f stateFlags) trust() (sign.Trust, error) { return (&config.Config{}).BackupTrust(f.verify) }
 
 // repository opens a repository. It only reads, so a repository without encryption needs no word of consent.
 func (f stateFlags) repository(ctx context.Context, url string) (*backupfmt.Repo, error) {
@@ -33,9 +38,13 @@ func (f stateFlags) repository(ctx context.Context, url string) (*backupfmt.Repo
 	if err != nil {
 		return nil, err
 	}
-	repo, err := backupfmt.Open(ctx, st, backupfmt.Options{Secret: secret})
+	trust, err := f.trust()
+	if err != nil {
+		return nil, err
+	}
+	repo, err := backupfmt.Open(ctx, st, backupfmt.Options{Secret: secret, Trust: trust})
 	if errors.Is(err, backupfmt.ErrNotEncrypted) {
-		return backupfmt.Open(ctx, st, backupfmt.Options{Plain: true})
+		return backupfmt.Open(ctx, st, backupfmt.Options{Plain: true, Trust: trust})
 	}
 	return repo, err
 }

@@ -56,6 +56,14 @@ func advice(err error, where string) string {
 	case errors.Is(err, backupfmt.ErrDiverged):
 		return "two places were written to apart from each other, so a copy would destroy what only one of them holds: look at both with `erlmcp backup list`, keep the " +
 			"one that is right as the original, and copy it to a new place"
+	case errors.Is(err, backupfmt.ErrUnsigned):
+		return "what a trusted key signed counts, and nothing else. Is the right file of public keys given (--verify-key-file, backup.verify_key_file), with older keys that " +
+			"still count? If so, somebody changed " + where + ", or it was never signed: take a copy of it that is, restore what is older than the signatures with " +
+			"--verify-key-file off if you trust it, or begin with `erlmcp backup keys sign-begin`"
+	case errors.Is(err, backupfmt.ErrSignKey):
+		return "give the private key with --sign-key-file, or the setting backup.sign_key_file; nothing was changed"
+	case errors.Is(err, backupfmt.ErrNotSigned):
+		return "if it never was, `erlmcp backup keys sign-begin --repo " + where + "` begins with it; if it was, somebody took the signatures away: look at a copy"
 	case errors.Is(err, backupfmt.ErrDamaged):
 		return fmt.Sprintf("`erlmcp backup verify --read-data --repo %s` names everything that is damaged and what it costs; `erlmcp backup repair` "+
 			"restores what parity allows", where)

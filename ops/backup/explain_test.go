@@ -14,7 +14,7 @@ import (
 func TestEveryRefusalOfARepositorySaysWhatToDo(t *testing.T) {
 	for _, err := range []error{
 		context.Canceled, backupfmt.ErrWrongKey, backupfmt.ErrKeyRequired, backupfmt.ErrNotEncrypted, backupfmt.ErrNotRepo, backupfmt.ErrIsRepo,
-		backupfmt.ErrVersion, backupfmt.ErrRekeyed, backupfmt.ErrDiverged, backupfmt.ErrGap, backupfmt.ErrDamaged, backupfmt.ErrNoBackup,
+		backupfmt.ErrVersion, backupfmt.ErrRekeyed, backupfmt.ErrDiverged, backupfmt.ErrGap, backupfmt.ErrUnsigned, backupfmt.ErrSignKey, backupfmt.ErrNotSigned, backupfmt.ErrDamaged, backupfmt.ErrNoBackup,
 		backupfmt.ErrNotReached, backupfmt.ErrFenced, backupfmt.ErrNoParent, backupfmt.ErrNoHistory, backupfmt.ErrTooMany,
 		store.ErrNoSpace, store.ErrDenied, store.ErrNoStore,
 	} {

@@ -8,15 +8,18 @@ import (
 
 	"github.com/erlmcp/erlmcp/backupfmt"
 	"github.com/erlmcp/erlmcp/backupfmt/keys"
+	"github.com/erlmcp/erlmcp/backupfmt/sign"
 	"github.com/erlmcp/erlmcp/backupfmt/store"
 )
 
 // Target is a repository and what it takes to open it. It holds secrets: it is never logged, and String leaves them out.
 type Target struct {
 	Location store.Location
-	Secret   []byte // passphrase or key; nil: none given
-	Plain    bool   // the repository is not encrypted, and that was said aloud
-	Rate     int64  // bytes per second, reads and writes together; 0: no limit
+	Secret   []byte           // passphrase or key; nil: none given
+	Plain    bool             // the repository is not encrypted, and that was said aloud
+	Signer   *sign.PrivateKey // signs what is written; nil: nobody does
+	Trust    sign.Trust       // only what one of these keys, or Signer, signed counts; none of either: signatures are not looked at
+	Rate     int64            // bytes per second, reads and writes together; 0: no limit
 
 	Now func() time.Time `json:"-"` // default time.Now
 	At  store.Store      `json:"-"` // used in place of Location, if set
@@ -31,7 +34,7 @@ func (t Target) String() string {
 }
 
 func (t Target) options() backupfmt.Options {
-	return backupfmt.Options{Secret: t.Secret, Plain: t.Plain, Now: t.Now}
+	return backupfmt.Options{Secret: t.Secret, Plain: t.Plain, Now: t.Now, Signer: t.Signer, Trust: t.Trust}
 }
 
 // Store opens where the repository is, whether there is one or not.

@@ -34,8 +34,14 @@ func BackupTarget(c *config.Config, url string, environ []string) (t backup.Targ
 	}
 	t.Rate, t.Plain = c.Backup.LimitRate, !c.Backup.Encryption
 	if !t.Plain {
-		t.Secret, _, err = c.BackupSecret("", environ)
+		if t.Secret, _, err = c.BackupSecret("", environ); err != nil {
+			return t, err
+		}
 	}
+	if t.Signer, err = c.BackupSigner("", environ); err != nil {
+		return t, err
+	}
+	t.Trust, err = c.BackupTrust(nil)
 	return t, err
 }
 
@@ -102,7 +108,7 @@ func (n *Node) Backup(ctx context.Context, r admin.BackupRequest, report backup.
 	if p == nil || n.currentPhase() != admin.PhaseServing {
 		return backup.Created{}, fmt.Errorf("the server is %s", n.currentPhase())
 	}
-	if r.Target == nil || p.backups != nil && r.Target.String() == p.backups.Target().String() && r.Target.Rate == 0 {
+	if r.Target == nil || p.backups != nil && r.Target.String() == p.backups.Target().String() && r.Target.Rate == 0 && r.Target.Signer == nil {
 		if p.backups == nil {
 			return backup.Created{}, errors.New("no repository is named, and the server is not configured with one: use --repo URL, or the setting backup.repository")
 		}
