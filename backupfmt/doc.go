@@ -25,9 +25,10 @@
 //   - A gap in the log is refused for every kind of target.
 //   - Objects are immutable but for the head. A prune first commits a link that says what still counts, then deletes; whatever it is
 //     killed in between, everything that counts is there, and there is nothing to unlock.
+//   - With public keys given, nothing counts that none of them signed: see signature.go.
 //   - Whoever holds the store but not the key can destroy, but not read or forge. See docs/backup.md for what is not protected.
 //
-// Packages: store (where objects are), object (their envelope), keys (secrets). This package: repo.go and secrets.go (opening), chain.go and manifest.go
+// Packages: store (where objects are), object (their envelope), keys (secrets), sign (signatures). This package: repo.go and secrets.go (opening), chain.go and manifest.go
 // (the chain), items.go, runwriter.go, runreader.go (runs), source.go and backup.go (making), archive.go (log), plan.go and
 // restore.go (getting back), verify.go (scrub), prune.go (retention).
 package backupfmt

@@ -344,39 +344,6 @@ func (v *verifier) chain(ctx context.Context) error {
 	return v.fail("chain", nil, err)
 }
 
-// proofs checks the signatures of what drills found, and notes the links from before the repository was signed.
-func (v *verifier) proofs(ctx context.Context) error {
-	if v.rep.Signing == nil {
-		return nil
-	}
-	for _, l := range v.rep.Chain.Links {
-		if !l.sig.proven {
-			v.rep.Unsigned = append(v.rep.Unsigned, manifestName(l.Seq))
-		}
-	}
-	for _, n := range v.order {
-		if !strings.HasPrefix(n, folderProofs) {
-			continue
-		}
-		c, err := v.r.open(ctx, n, object.Proof, nil)
-		if errors.Is(err, object.ErrNoKey) {
-			continue // see Proofs
-		}
-		counts := true
-		if err == nil {
-			counts, err = v.r.proofCounts(n, c, v.rep.Signing)
-		}
-		if err != nil {
-			if err := v.fail(n, nil, err); err != nil {
-				return err
-			}
-		} else if !counts {
-			v.rep.Unsigned = append(v.rep.Unsigned, n)
-		}
-	}
-	return nil
-}
-
 // references checks that everything the chain names is there with the right size.
 func (v *verifier) references(ctx context.Context) error {
 	live := map[string]bool{}

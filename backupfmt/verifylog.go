@@ -41,17 +41,6 @@ func (v *verifier) archive(ctx context.Context) error {
 	return nil
 }
 
-// pieceSigned: a piece is signed, or holds nothing from after the repository was signed.
-func (v *verifier) pieceSigned(name string, p *Piece) {
-	switch s := v.rep.Signing; {
-	case s == nil || p == nil || p.sig.proven:
-	case p.Last <= s.Logs[p.Life]:
-		v.rep.Unsigned = append(v.rep.Unsigned, name)
-	default:
-		v.damage(Damage{Kind: "unsigned", Object: name, Reason: p.sig.why(), From: p.First, To: p.Last})
-	}
-}
-
 // marks compares the archive with what backups recorded of its end.
 func (v *verifier) marks() {
 	for _, l := range v.rep.Chain.Backups("") {

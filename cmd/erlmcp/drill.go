@@ -19,7 +19,7 @@ const drillLong = `drill finds out whether the backups can really be restored, b
 named) into a scratch directory, opens it with the engine, compares the state hash with the recorded one, runs the integrity
 checks of erlmcp verify and the queries a server answers all day, and measures how long that took.
 
-What it found is stored in the repository as a proof, sealed with the repository's key, also when it failed. The scratch directory is removed
+What it found is stored in the repository as a proof, sealed with the repository's key and, if the repository is signed, signed, also when it failed. The scratch directory is removed
 when all went well, and kept and named when not. The data directory (--data) is not touched; a server that runs on it is told,
 and shows the drill in its status.
 
