@@ -25,13 +25,13 @@ type clusterRun struct {
 }
 
 func runCluster(args []string) error {
-	r := &clusterRun{common: newCommon("cluster", []string{"erlmcp", "raft-wal", "raft-wal-tuned", "raft-boltdb", "etcd"}, 3, args)}
+	r := &clusterRun{common: newCommon("cluster", []string{"erlmcp", "raft-wal", "raft-wal-tuned", "raft-wal-pebble", "raft-boltdb", "etcd"}, 3, args)}
 	writers := r.flags.String("writers", "1,64,256", "proposers at once, in the leader's process")
 	clients := r.flags.String("clients", "1,16,64", "MCP clients at once; empty leaves MCP out")
 	r.flags.IntVar(&r.size, "size", 1024, "bytes of a row")
 	r.flags.DurationVar(&r.warmup, "warmup", 300*time.Millisecond, "before each measured window")
 	r.flags.DurationVar(&r.dur, "dur", 2*time.Second, "measured window of each cell")
-	r.flags.StringVar(&r.profile, "profile", "", "directory for CPU profiles of the leaders")
+	r.flags.StringVar(&r.profile, "profile", "", "directory for CPU profiles of the leaders and of a follower")
 	cleanup, err := r.parse()
 	if err != nil {
 		return err
@@ -134,6 +134,11 @@ func (r *clusterRun) pressOnce(p *clusterProc, writers, rep int) (outcome, error
 		leader, err := p.settled()
 		if err != nil {
 			return outcome{}, err
+		}
+		if r.profile != "" {
+			path := filepath.Join(r.profile, fmt.Sprintf("cluster-%s-%d-follower.pprof", p.kind, writers))
+			done := p.members[(leader+1)%clusterSize].begin(order{Do: "profile", Profile: path, Duration: r.warmup + r.dur})
+			defer func() { <-done }()
 		}
 		out, err := p.press(leader, o)
 		if err == nil || tries == 3 {

@@ -47,6 +47,7 @@ var orders = map[string]func(clusters.Node, order) (outcome, error){
 	"fill":    fillMember,
 	"probe":   probeMember,
 	"compact": compactMember,
+	"profile": profileMember,
 }
 
 // memberCell runs one member of a cluster until stdin ends.
@@ -96,15 +97,11 @@ func memberCell(c cell) (outcome, error) {
 // pressMember writes random rows of a bounded key space in a closed loop.
 func pressMember(n clusters.Node, o order) (outcome, error) {
 	if o.Profile != "" {
-		f, err := os.Create(o.Profile)
+		stop, err := startProfile(o.Profile)
 		if err != nil {
 			return outcome{}, err
 		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return outcome{}, err
-		}
-		defer pprof.StopCPUProfile()
+		defer stop()
 	}
 	payloads := load.NewPayloads(o.Size, o.Writers, o.Seed)
 	keys, rngs := make([][]byte, o.Writers), make([]*rand.Rand, o.Writers)
@@ -207,4 +204,29 @@ func compactMember(n clusters.Node, _ order) (outcome, error) {
 		return outcome{}, nil
 	}
 	return outcome{}, c.Compact()
+}
+
+// profileMember writes a CPU profile of a member that is not pressed itself.
+func profileMember(_ clusters.Node, o order) (outcome, error) {
+	stop, err := startProfile(o.Profile)
+	if err != nil {
+		return outcome{}, err
+	}
+	time.Sleep(o.Duration)
+	stop()
+	return outcome{}, nil
+}
+
+func startProfile(path string) (stop func(), err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close()
+	}, nil
 }

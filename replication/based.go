@@ -2,6 +2,7 @@ package replication
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -20,30 +21,93 @@ import (
 // member answers how far it really is. If that is far enough, for it has fetched the state meanwhile, replication goes on
 // from there; if not, the leader is back at the beginning, and waits. That the leader counts the member as a copy up to
 // its mark does no harm: what is before a mark is committed already.
+//
+// Commit index: a follower learns what is committed with the next entries, or after Timing.Commit. When the leader says over
+// the forwarding stream that an entry of this member is committed (committed), the next message of that leader says so too, or
+// one is made up that carries nothing else: what the leader could have sent in that moment.
+//
+// Members that come back: see away.go.
 type based struct {
 	raft.Transport
-	rpcs  chan raft.RPC
-	stop  chan struct{}
-	close sync.Once
+	rpcs    chan raft.RPC
+	notices chan notice // capacity 1
+	stop    chan struct{}
+	close   sync.Once
 
-	first       func() uint64 // index of the first entry of the log
-	index, term uint64        // base
-	nodded      time.Time     // when a snapshot was last said to be here
+	log         bounds
+	index, term uint64    // base
+	nodded      time.Time // when a snapshot was last said to be here
+	known       notice    // newest; owned by run
+	away        away
+
+	raft    atomic.Pointer[raft.Raft] // nil while raft begins
+	stopped <-chan struct{}           // closed when the node ends
 }
 
-func newBased(t raft.Transport, first func() uint64, m mark) *based {
-	b := &based{Transport: t, rpcs: make(chan raft.RPC), stop: make(chan struct{}), first: first, index: m.index, term: m.term}
+// bounds are the ends of the log.
+type bounds interface {
+	FirstIndex() uint64
+	LastIndex() uint64
+}
+
+// notice: in this term its leader said that everything up to index is committed.
+type notice struct {
+	term, index uint64
+	leader      raft.ServerID
+	address     raft.ServerAddress
+}
+
+// How often and how long a notice waits for its entry to arrive. After that raft's own way is as fast.
+const (
+	noticeEvery = time.Millisecond
+	noticeTries = 20
+)
+
+func newBased(t raft.Transport, log bounds, m mark, stopped <-chan struct{}) *based {
+	b := &based{
+		Transport: t, rpcs: make(chan raft.RPC), notices: make(chan notice, 1), stop: make(chan struct{}),
+		log: log, index: m.index, term: m.term, stopped: stopped,
+	}
 	go b.run()
 	return b
 }
 
-func (b *based) run() {
+// committed is told by the forwarding stream. It never waits; of several notices that nobody has taken the newest counts.
+func (b *based) committed(n notice) {
+	r := b.raft.Load()
+	if r == nil || r.CommitIndex() >= n.index {
+		return
+	}
 	for {
 		select {
+		case b.notices <- n:
+			return
+		default:
+		}
+		select {
+		case <-b.notices:
+		default:
+		}
+	}
+}
+
+func (b *based) run() {
+	var again <-chan time.Time
+	tries := 0
+	for {
+		select {
+		case b.known = <-b.notices:
+			tries, again = 0, b.deliver()
+		case <-again:
+			if tries++; tries < noticeTries {
+				again = b.deliver()
+			} else {
+				again = nil
+			}
 		case rpc := <-b.Transport.Consumer():
 			switch a := rpc.Command.(type) {
 			case *raft.AppendEntriesRequest:
-				rpc.Command = b.rebase(a)
+				rpc.Command = b.informed(b.rebase(a))
 			case *raft.InstallSnapshotRequest:
 				now := time.Now()
 				yes := now.Sub(b.nodded) > time.Second
@@ -66,8 +130,7 @@ func (b *based) run() {
 
 // rebase cuts off what lies before the log.
 func (b *based) rebase(a *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
-	heartbeat := a.PrevLogEntry == 0 && a.PrevLogTerm == 0 && len(a.Entries) == 0
-	if heartbeat || a.PrevLogEntry >= b.index || a.PrevLogEntry >= b.first() {
+	if heartbeat(a) || a.PrevLogEntry >= b.index || a.PrevLogEntry >= b.log.FirstIndex() {
 		return a
 	}
 	c := *a // the transport in memory shares it with the sender
@@ -79,6 +142,45 @@ func (b *based) rebase(a *raft.AppendEntriesRequest) *raft.AppendEntriesRequest 
 		}
 	}
 	return &c
+}
+
+// heartbeat tells a request that raft sends beside replication.
+func heartbeat(a *raft.AppendEntriesRequest) bool {
+	return a.PrevLogEntry == 0 && a.PrevLogTerm == 0 && len(a.Entries) == 0
+}
+
+// informed raises a message's commit index to what its sender has said since; never beyond the entries that the message proves
+// to be those of the leader.
+func (b *based) informed(a *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
+	commit := min(b.known.index, a.PrevLogEntry+uint64(len(a.Entries)))
+	if heartbeat(a) || a.Term != b.known.term || commit <= a.LeaderCommitIndex {
+		return a
+	}
+	c := *a
+	c.LeaderCommitIndex = commit
+	return &c
+}
+
+// deliver gives raft a message with the known commit index and nothing else; if the entry is not here yet, it returns when to
+// try again. The message names the entry and its term, so that raft finds out if this log has another one there.
+func (b *based) deliver() <-chan time.Time {
+	k := b.known
+	if r := b.raft.Load(); r == nil || r.CommitIndex() >= k.index {
+		return nil
+	}
+	if b.log.LastIndex() < k.index {
+		return time.After(noticeEvery)
+	}
+	leader := b.EncodePeer(k.leader, k.address)
+	a := &raft.AppendEntriesRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(k.leader), Addr: leader},
+		Term:      k.term, Leader: leader, PrevLogEntry: k.index, PrevLogTerm: k.term, LeaderCommitIndex: k.index,
+	}
+	select {
+	case b.rpcs <- raft.RPC{Command: a, RespChan: make(chan raft.RPCResponse, 1)}: // nobody reads the answer
+	case <-b.stop:
+	}
+	return nil
 }
 
 // Consumer implements raft.Transport.

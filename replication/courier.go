@@ -6,14 +6,17 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // courier is this member's stream to the leader.
 type courier struct {
-	r      *router
-	leader string
-	frames *frames
-	term   uint64 // of the welcome, 0 before; guarded by router.mu
+	r       *router
+	leader  string
+	address raft.ServerAddress
+	frames  *frames
+	term    uint64 // of the welcome, 0 before; guarded by router.mu
 
 	mu    sync.Mutex
 	asks  map[uint64]chan frame
@@ -27,7 +30,7 @@ func (r *router) open(id, address string) *courier {
 	if r.n.o.Dial == nil {
 		return nil
 	}
-	c := &courier{r: r, leader: id, asks: map[uint64]chan frame{}, ended: make(chan struct{})}
+	c := &courier{r: r, leader: id, address: raft.ServerAddress(address), asks: map[uint64]chan frame{}, ended: make(chan struct{})}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ended {
@@ -124,6 +127,9 @@ func (c *courier) take(x frame) error {
 	case frameRefuse:
 		c.r.refused(x.id, refusal(x.payload))
 	case frameIndex, frameFail:
+		if x.kind == frameIndex && len(x.payload) == 8 {
+			c.committed(binary.BigEndian.Uint64(x.payload))
+		}
 		c.mu.Lock()
 		ch := c.asks[x.id]
 		delete(c.asks, x.id)
@@ -137,6 +143,14 @@ func (c *courier) take(x frame) error {
 		return fmt.Errorf("%w: frame kind %d", errFormat, x.kind)
 	}
 	return nil
+}
+
+// committed passes on what the leader says is committed.
+func (c *courier) committed(index uint64) {
+	c.r.mu.Lock()
+	term := c.term
+	c.r.mu.Unlock()
+	c.r.n.wire.committed(notice{term: term, index: index, leader: raft.ServerID(c.leader), address: c.address})
 }
 
 // welcomed begins to use the courier: what the leader has not received in this term is sent again.

@@ -99,7 +99,9 @@ func (n *Node) ServeForward(member string, c net.Conn) error {
 	if err := f.write(frameWelcome, term, binary.BigEndian.AppendUint64(nil, in.received)); err != nil {
 		return err
 	}
-	return (&forwarded{n: n, f: f, in: in, term: term}).serve()
+	s := &forwarded{n: n, f: f, in: in, term: term, told: make(chan struct{}, 1)}
+	go s.tell(ended)
+	return s.serve()
 }
 
 // member reports whether the newest configuration names the node.
@@ -119,6 +121,30 @@ type forwarded struct {
 	term  uint64
 	props atomic.Int64
 	reads atomic.Int64
+
+	committed atomic.Uint64 // newest index of the member's changes that is committed
+	told      chan struct{} // it moved
+}
+
+// tell says what is committed until the stream has ended; what moves while it writes is said at once.
+func (s *forwarded) tell(ended <-chan struct{}) {
+	for {
+		select {
+		case <-s.told:
+			_ = s.f.write(frameIndex, 0, binary.BigEndian.AppendUint64(nil, s.committed.Load())) // a broken stream shows when it is read
+		case <-ended:
+			return
+		}
+	}
+}
+
+// done is told of a change of the member that is committed. Changes are answered in log order.
+func (s *forwarded) done(index uint64) {
+	s.committed.Store(index)
+	select {
+	case s.told <- struct{}{}:
+	default:
+	}
 }
 
 func (s *forwarded) serve() error {
@@ -158,9 +184,11 @@ func (s *forwarded) propose(x frame) {
 		s.fail(frameRefuse, x.id, fmt.Errorf("%w: %d changes of this member are waiting", engine.ErrOverloaded, maxForwarded))
 		return
 	}
-	ok := s.n.props.add(x.payload, s.term, func(_ uint64, _ engine.ApplyOutcome, err error) {
+	ok := s.n.props.add(x.payload, s.term, func(index uint64, _ engine.ApplyOutcome, err error) {
 		s.props.Add(-1)
-		if err != nil && !errors.Is(err, engine.ErrUnknownOutcome) && !errors.Is(err, engine.ErrFailed) {
+		if err == nil {
+			s.done(index)
+		} else if !errors.Is(err, engine.ErrUnknownOutcome) && !errors.Is(err, engine.ErrFailed) {
 			s.fail(frameRefuse, x.id, err)
 		}
 	})

@@ -23,11 +23,13 @@ import (
 //	                 read     id = number of the request
 //	from the leader  welcome  id = term of the stream; payload: newest serial received from this boot in this term, u64
 //	                 refuse   id = serial of a write set that was certainly not written; payload: code u8 | text
-//	                 index    id = number of a read request; payload: index u64
+//	                 index    id = number of a read request, or 0: nobody asked; payload: index u64, committed in the term
+//	                          of the stream or before
 //	                 fail     id = number of a read request; payload: code u8 | text
 //	                 reject   the leader does not serve the stream, for instance because it does not lead; payload: text
 //
-// A write set that is committed is not answered: the member finds it in its own log.
+// A write set that is committed is not answered: the member finds it in its own log. But an index frame that nobody asked for
+// tells it that it is there (based.go); of several the newest is sent.
 const (
 	frameHello byte = iota + 1
 	framePropose

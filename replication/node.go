@@ -73,6 +73,7 @@ type Node struct {
 	logs    *LogStore
 	machine *machine
 	raft    *raft.Raft
+	wire    *based
 	props   *proposals
 	reads   *reads
 	router  *router // nil without Options.Dial: changes are proposed here or not at all
@@ -228,11 +229,13 @@ func (n *Node) startRaft(m mark) (err error) {
 		}
 	}()
 	n.running.Store(true)
-	n.o.Transport = newBased(n.o.Transport, n.log.FirstIndex, m)
+	n.wire = newBased(n.o.Transport, n.log, m, n.stopped)
+	n.o.Transport = n.wire
 	n.raft, err = raft.NewRaft(n.o.raftConfig(), n.machine, raftLog{n.logs, n}, n.logs, &marks{log: n.log, current: m, moved: func(index uint64) { n.store.PinLog(markKey, index) }}, n.o.Transport)
 	if err != nil {
 		return fmt.Errorf("replication: start raft: %w", err)
 	}
+	n.wire.raft.Store(n.raft)
 	return nil
 }
 

@@ -62,6 +62,7 @@ func Kinds() []Kind {
 		{Name: "erlmcp-compat", About: "profile compat: heartbeat and election 5 s, lease 2.5 s", Slow: true, Open: openOurs(compat)},
 		{Name: "raft-wal", About: "hashicorp/raft and raft-wal, all defaults (1 s, 1 s, 500 ms)", Peer: true, Open: openStock(walLogs, stock{})},
 		{Name: "raft-wal-tuned", About: "the same with our batches and pipeline (1024 entries, 16 in flight, BatchApplyCh)", Peer: true, Open: openStock(walLogs, stock{batches: true})},
+		{Name: "raft-wal-pebble", About: "raft-wal-tuned with its rows in Pebble, as ours are, instead of in a map", Peer: true, Open: openStock(walLogs, stock{batches: true, disk: true})},
 		{Name: "raft-wal-timed", About: "the same as raft-wal with our timeouts (250 ms, 250 ms, 125 ms)", Peer: true, Open: openStock(walLogs, stock{timeouts: true})},
 		{Name: "raft-boltdb", About: "hashicorp/raft and raft-boltdb v2, all defaults", Peer: true, Open: openStock(boltLogs, stock{})},
 		{Name: "etcd", About: "etcd 3.6.16, all defaults (heartbeat 100 ms, election 1 s)", Peer: true, Open: openEtcd},

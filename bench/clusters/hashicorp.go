@@ -40,13 +40,15 @@ func boltLogs(dir string) (logs, error) {
 type stock struct {
 	batches  bool // our MaxAppendEntries, RPCs in flight, BatchApplyCh
 	timeouts bool // our timeouts
+	disk     bool // rows in Pebble instead of in a map
 }
 
-// stockNode is hashicorp/raft with the smallest state machine there is: a map
-// of rows in memory. That costs it less than a store on disk would.
+// stockNode is hashicorp/raft with the smallest state machine there is, a map
+// of rows in memory, or with Pebble.
 type stockNode struct {
 	raft *raft.Raft
 	logs logs
+	rows io.Closer // nil: in memory
 }
 
 func openStock(open func(dir string) (logs, error), s stock) func(Options) (Node, error) {
@@ -98,11 +100,19 @@ func openRaft(o Options, s stock, l logs) (*stockNode, error) {
 	if err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
-	r, err := raft.NewRaft(c, &rows{m: map[string][]byte{}}, l, l, snapshots, t)
-	if err != nil {
+	n := &stockNode{logs: l}
+	var fsm raft.FSM = &rows{m: map[string][]byte{}}
+	if s.disk {
+		d, err := openOnDisk(filepath.Join(o.Dir, "rows"))
+		if err != nil {
+			return nil, errors.Join(err, t.Close())
+		}
+		fsm, n.rows = d, d.db
+	}
+	if n.raft, err = raft.NewRaft(c, fsm, l, l, snapshots, t); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
-	return &stockNode{r, l}, nil
+	return n, nil
 }
 
 func (n *stockNode) Put(ctx context.Context, key, value []byte) error {
@@ -127,7 +137,13 @@ func (n *stockNode) State() State {
 
 func (n *stockNode) Compact() error { return n.raft.Snapshot().Error() }
 
-func (n *stockNode) Close() error { return errors.Join(n.raft.Shutdown().Error(), n.logs.Close()) }
+func (n *stockNode) Close() error {
+	err := errors.Join(n.raft.Shutdown().Error(), n.logs.Close())
+	if n.rows != nil {
+		err = errors.Join(err, n.rows.Close())
+	}
+	return err
+}
 
 // command is the length of the key, the key, the value.
 func command(key, value []byte) []byte {
