@@ -44,9 +44,8 @@ type Audit struct {
 
 // Values of audit.durability.
 const (
-	AuditChangesBeforeAnswer = "changes_before_answer"
-	AuditBeforeAnswer        = "before_answer"
-	AuditBatched             = "batched"
+	AuditBatched      = "batched"
+	AuditBeforeAnswer = "before_answer"
 )
 
 // Tracing holds the settings of OpenTelemetry traces.
@@ -113,12 +112,12 @@ var safetySettings = []setting{
 
 	boolSetting("audit.enabled", "on", func(c *Config) *bool { return &c.Audit.Enabled },
 		"Keep a record of every tool call in the store: who, which tool, digest of the arguments, outcome. See `erlmcp audit`."),
-	choiceSetting("audit.durability", AuditBatched, []string{AuditChangesBeforeAnswer, AuditBeforeAnswer, AuditBatched},
+	choiceSetting("audit.durability", AuditBatched, []string{AuditBatched, AuditBeforeAnswer},
 		func(c *Config) *string { return &c.Audit.Durability },
-		"Which answers wait until the record of their call is on disk: before_answer: all; changes_before_answer: those of tools",
-		"that may change something, which is every tool that does not declare itself read-only; batched: none. Calls that end at",
-		"the same time share one commit. The records that nothing waits for are committed 0.1 s later at most: a killed process",
-		"loses those. While the store takes no records, calls that would wait are refused with -32010."),
+		"Whether answers wait until the record of their call is on disk. A call that changes something in the store has a record in",
+		"any case, committed with its change. batched: the records of how calls ended are committed 0.1 s later at most, and a killed",
+		"process loses those; before_answer: every answer waits, and calls that end at the same time share one commit. While the store",
+		"takes no records, calls whose answers would wait are refused with -32010."),
 	durationSetting("audit.retention", "2160h", time.Minute, 100*365*24*time.Hour, func(c *Config) *time.Duration { return &c.Audit.Retention },
 		"A record is removed after this (90 days)."),
 	sizeSetting("audit.max_bytes", "1GiB", mib, tib, func(c *Config) *int64 { return &c.Audit.MaxBytes },

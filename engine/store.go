@@ -234,6 +234,10 @@ func (s *Store) attempt(ctx context.Context, fn func(tx *Tx) error, cfg *txConfi
 	if err := fn(tx); err != nil {
 		return Result{}, nil, err
 	}
+	along := tx.companion(ctx)
+	if err := along.join(tx); err != nil {
+		return Result{}, nil, err
+	}
 	if tx.size > s.maxEntry {
 		return Result{}, nil, fmt.Errorf("%w: transaction of more than %d bytes", ErrTooLarge, s.maxEntry)
 	}
@@ -249,7 +253,11 @@ func (s *Store) attempt(ctx context.Context, fn func(tx *Tx) error, cfg *txConfi
 	if err != nil {
 		return Result{}, nil, err
 	}
-	return s.commit(ctx, ws, feet, cfg)
+	res, c, err := s.commit(ctx, ws, feet, cfg)
+	if c == nil && err == nil && !res.Duplicate {
+		along.went()
+	}
+	return res, c, err
 }
 
 // recorded looks for the outcome of an earlier call with the same idempotency key.

@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"time"
 
-	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
-
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 )
 
@@ -17,11 +15,11 @@ import (
 // on every carrier, refused ones included, unless they were refused for their
 // form or their rate.
 //
-// Durability says which answers wait until the record of their call is on disk.
-// Calls that end at the same time share a commit. When records cannot be
-// committed (a full disk), the calls that would wait are refused with
-// CodeOverloaded before their tool runs; records of the others wait in memory,
-// and when there are too many, those calls are refused as well.
+// A call that changes something in the store has a record from then on: it is
+// committed in the same transaction (outcome "unfinished"), and replaced when
+// the call has ended. When records cannot be committed (a full disk), they wait
+// in memory; when there are too many, calls are refused with CodeOverloaded
+// before their tool runs.
 type AuditOptions struct {
 	Off        bool            // keep no audit log; without a store there is none anyway
 	Durability AuditDurability // default AuditBatched
@@ -33,31 +31,29 @@ type AuditOptions struct {
 // An AuditDurability says which answers wait for the record of their call.
 type AuditDurability int
 
-// The choices. What a killed process (kill -9, power) loses are the records of
-// calls that nobody waited for, made in about the last AuditOptions.Lag.
 const (
-	// AuditChangesBeforeAnswer: an answer waits, unless its tool says that it
-	// changes nothing (ReadOnlyHint in the tool's annotations) and is no task
-	// tool. Nothing that changed something is answered without its record.
-	AuditChangesBeforeAnswer AuditDurability = 1 + iota
+	// AuditBatched: no answer waits. A killed process (kill -9, power) loses how
+	// the calls of about the last AuditOptions.Lag ended, and of those among them
+	// that changed nothing in the store, that they were made.
+	AuditBatched AuditDurability = 1 + iota
 	// AuditBeforeAnswer: every answer waits, so that a call takes a commit
-	// longer. Only refusals with CodeOverloaded come at once: nothing was done.
+	// longer. Calls that end at the same time share it. While the store takes no
+	// records, calls are refused with CodeOverloaded before their tool runs;
+	// such refusals come at once.
 	AuditBeforeAnswer
-	// AuditBatched: no answer waits.
-	AuditBatched
 )
 
 // An AuditRecord tells about one tools/call. Arguments are not in it, only
 // their digest: whoever knows them can prove that they were used, and whoever
 // reads the log does not learn them (unless they are few enough to be guessed).
 type AuditRecord struct {
-	Time      time.Time `json:"time"` // of the end of the call
+	Time      time.Time `json:"time"` // of the end of the call; of its change while it is unfinished
 	Principal string    `json:"principal"`
 	Method    string    `json:"auth,omitempty"`       // how the principal proved itself
 	Session   string    `json:"session,omitempty"`    // the first 8 characters of the session id: it is a secret
 	Tool      string    `json:"tool"`                 // as asked for, cut to 128 bytes
 	Arguments string    `json:"arguments"`            // SHA-256 of the arguments as received, in hex
-	Outcome   string    `json:"outcome"`              // "ok", "tool_error", "error", "denied" or "task"
+	Outcome   string    `json:"outcome"`              // "ok", "tool_error", "error", "denied", "task" or "unfinished"
 	Code      int64     `json:"code,omitempty"`       // JSON-RPC error code, for "error" and "denied"
 	Millis    float64   `json:"ms"`                   // duration
 	RequestID string    `json:"request_id,omitempty"` // JSON-RPC id, cut to 128 bytes
@@ -66,15 +62,17 @@ type AuditRecord struct {
 }
 
 const (
-	tableAudit = "mcp_audit"
+	tableAudit     = "mcp_audit"
+	tableAuditOpen = "mcp_audit_open"
 
-	auditBatch    = 512              // records of one row, about 150 KiB
-	auditBacklog  = 64 << 10         // records that may wait for the store
-	auditRetry    = time.Second      // after the store refused
-	auditPatience = 2 * time.Second  // for the last records, when the runtime closes
-	auditSpare    = 8 << 10          // records whose memory is kept between two rows
-	auditTrim     = 64               // rows that one transaction removes
-	auditCommit   = 10 * time.Second // for one commit; longer means trouble, not load
+	auditBatch    = 512                   // records of one row, about 150 KiB
+	auditBacklog  = 64 << 10              // records that may wait for the store
+	auditRetry    = time.Second           // after the store refused
+	auditPause    = 10 * time.Millisecond // after its queue was full
+	auditPatience = 2 * time.Second       // for the last records, when the runtime closes
+	auditSpare    = 8 << 10               // records whose memory is kept between two rows
+	auditTrim     = 64                    // rows that one transaction removes
+	auditCommit   = 10 * time.Second      // for one commit; longer means trouble, not load
 )
 
 func (o *AuditOptions) setDefaults() error {
@@ -85,7 +83,7 @@ func (o *AuditOptions) setDefaults() error {
 	if o.Retention < 0 || o.MaxBytes < 0 || o.Lag < 0 {
 		return errors.New("mcp: Audit has a negative field")
 	}
-	if o.Durability < AuditChangesBeforeAnswer || o.Durability > AuditBatched {
+	if o.Durability < AuditBatched || o.Durability > AuditBeforeAnswer {
 		return fmt.Errorf("mcp: unknown Audit.Durability %d", o.Durability)
 	}
 	return nil
@@ -107,20 +105,6 @@ func cut(s string, n int) string {
 	return s
 }
 
-// auditWaits reports whether the answer to a call of tool waits for its record.
-func (r *Runtime) auditWaits(tool string) bool {
-	if r.audit == nil {
-		return false
-	}
-	switch r.opts.Audit.Durability {
-	case AuditBeforeAnswer:
-		return true
-	case AuditBatched:
-		return false
-	}
-	return !r.catalog.of(tool).readOnly // what is not known may change something
-}
-
 // auditDenied records a call that the front refused for want of a scope.
 func (r *Runtime) auditDenied(req *http.Request, env *envelope, tool string, bad *wireError) {
 	if r.audit == nil {
@@ -132,15 +116,7 @@ func (r *Runtime) auditDenied(req *http.Request, env *envelope, tool string, bad
 		Tool: cut(tool, 128), Outcome: outcomeDenied, Code: int64(bad.Code), RequestID: cut(string(env.id), 128),
 	}}
 	// A refusal stands whether its record can be stored or not.
-	_ = r.audit.record(rec, r.opts.Audit.Durability != AuditBatched).wait()
-}
-
-// withholds reports whether an answer must not be given without its record. One
-// that says that the call failed acknowledges nothing, and tells the client why.
-func (r *Runtime) withholds(res sdk.Result, err error) bool {
-	outcome, _ := judge(res, err)
-	succeeded := Outcomes[outcome] == outcomeOK || Outcomes[outcome] == outcomeTask
-	return succeeded || r.opts.Audit.Durability == AuditBeforeAnswer
+	_ = r.audit.record(rec).wait()
 }
 
 // notAudited is the answer to a call that ran and whose record is not stored.

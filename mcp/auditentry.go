@@ -1,11 +1,14 @@
 package mcp
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"strconv"
 	"time"
+
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 )
 
 // An auditEntry is a record on its way: what can be made of it later is, so that
@@ -13,6 +16,19 @@ import (
 type auditEntry struct {
 	AuditRecord
 	digest [sha256.Size]byte // Arguments
+	open   []byte            // key of the record that may have been committed with a change of the call
+}
+
+// auditEntryOf is a record of a call without its end.
+func auditEntryOf(ctx context.Context, call *sdk.CallToolRequest, now time.Time) auditEntry {
+	id := identityIn(ctx)
+	rec := auditEntry{digest: sha256.Sum256(call.Params.Arguments), AuditRecord: AuditRecord{
+		Time: now.UTC(), Principal: id.Subject, Method: id.Method, Tool: cut(call.Params.Name, 128), TraceID: traceIDOf(ctx, call),
+	}}
+	if c, ok := CallFrom(ctx); ok {
+		rec.Session, rec.RequestID = cut(c.SessionID, 8), cut(idText(c), 128)
+	}
+	return rec
 }
 
 // append encodes the record as encoding/json would.

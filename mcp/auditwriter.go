@@ -27,12 +27,14 @@ import (
 type auditor struct {
 	o     AuditOptions
 	store Store
+	along accompanied // the store; nil if its changes take nothing along
 	log   *slog.Logger
 	now   func() time.Time
 
 	size    atomic.Int64 // records not yet committed: pending and taken
 	written atomic.Uint64
 	failing atomic.Bool
+	opened  atomic.Uint64 // calls ever begun: part of the keys of open records
 
 	mu      sync.Mutex
 	pending []auditEntry
@@ -64,6 +66,7 @@ func newAuditor(store Store, o AuditOptions, log *slog.Logger, now func() time.T
 		wake: make(chan struct{}, 1), soon: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	_, _ = rand.Read(a.writer[:]) // never fails (crypto/rand)
+	a.along, _ = store.(accompanied)
 	go a.run()
 	return a
 }
@@ -95,12 +98,12 @@ func (g *auditGroup) wait() error {
 	return g.err
 }
 
-// admit refuses calls while too many records wait for the store, and, when the
-// answer would wait for its record, while the store takes none.
-func (a *auditor) admit(waits bool) error {
+// admit refuses calls while too many records wait for the store, and, when their
+// answers would wait for their records, while the store takes none.
+func (a *auditor) admit() error {
 	switch {
 	case a == nil:
-	case waits && a.failing.Load():
+	case a.o.Durability == AuditBeforeAnswer && a.failing.Load():
 		return &jsonrpc.Error{Code: CodeOverloaded, Message: "overloaded: tool calls cannot be audited, as the store takes no records, " +
 			"so none is run; is the disk full? Try again later"}
 	case a.size.Load() >= auditBacklog:
@@ -110,15 +113,12 @@ func (a *auditor) admit(waits bool) error {
 	return nil
 }
 
-// troubled reports that the store refused the last records.
-func (a *auditor) troubled() bool { return a != nil && a.failing.Load() }
-
 // errAuditClosed: the runtime was closed before the call ended.
 var errAuditClosed = errors.New("mcp: the runtime is closed")
 
-// record queues a record. It never blocks. With wait it returns the group whose
-// end says that the record is durable.
-func (a *auditor) record(rec auditEntry, wait bool) *auditGroup {
+// record queues a record. It never blocks. It returns the group whose end says
+// that the record is durable: nil if nobody waits for that.
+func (a *auditor) record(rec auditEntry) *auditGroup {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.stopped {
@@ -138,7 +138,7 @@ func (a *auditor) record(rec auditEntry, wait bool) *auditGroup {
 	if len(a.pending) == auditBatch {
 		signal(a.soon)
 	}
-	if !wait {
+	if a.o.Durability == AuditBatched {
 		return nil
 	}
 	if a.group == nil {
@@ -271,6 +271,7 @@ type auditDraft struct {
 	key, value []byte
 	until      time.Time
 	total      int64
+	open       [][]byte // keys of the open records that it replaces
 }
 
 // write commits one batch as one row.
@@ -284,15 +285,34 @@ func (a *auditor) write(ctx context.Context, batch []auditEntry) error {
 	ctx, cancel := context.WithTimeout(ctx, auditCommit)
 	defer cancel()
 	d := a.draft
-	_, err := a.store.Update(ctx, func(tx *engine.Tx) error {
-		return tx.PutUntil(tableAudit, d.key, d.value, d.until)
-	}, engine.WithActor("mcp"), engine.WithLabel("audit"))
-	if err != nil {
+	if err := a.commit(ctx, d); err != nil {
 		return err
 	}
 	a.total, a.draft = d.total, nil
 	a.trim(ctx)
 	return nil
+}
+
+// commit commits a row, as soon as the store has room in its queue.
+func (a *auditor) commit(ctx context.Context, d *auditDraft) error {
+	for {
+		_, err := a.store.Update(ctx, func(tx *engine.Tx) error {
+			for _, key := range d.open {
+				if err := tx.Delete(tableAuditOpen, key); err != nil {
+					return err
+				}
+			}
+			return tx.PutUntil(tableAudit, d.key, d.value, d.until)
+		}, engine.WithActor("mcp"), engine.WithLabel("audit"))
+		if !errors.Is(err, engine.ErrOverloaded) {
+			return err
+		}
+		select {
+		case <-time.After(auditPause):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // drafted encodes a batch. The row is an auditRow; Total stands behind the
@@ -310,9 +330,16 @@ func (a *auditor) drafted(batch []auditEntry) *auditDraft {
 	value = strconv.AppendInt(append(value, `],"total":`...), total, 10)
 	value = append(value, '}')
 	a.width = len(value)/len(batch) + 32
+	var open [][]byte
+	for i := range batch {
+		if batch[i].open != nil {
+			open = append(open, batch[i].open)
+		}
+	}
 	now := a.now()
 	return &auditDraft{
-		key: append(auditKey(now, total), a.writer[:]...), value: packAudit(value), until: now.Add(a.o.Retention), total: total,
+		open: open,
+		key:  append(auditKey(now, total), a.writer[:]...), value: packAudit(value), until: now.Add(a.o.Retention), total: total,
 	}
 }
 

@@ -76,7 +76,7 @@ func (s *stateless) checkHeaders(h http.Header, env *envelope) *wireError {
 		}
 	}
 	if env.method == methodToolsCall {
-		return s.checkParams(h, s.rt.catalog.of(name).bindings, env.params)
+		return s.checkParams(h, s.rt.catalog.of(name), env.params)
 	}
 	return nil
 }
@@ -173,25 +173,18 @@ type binding struct {
 
 func (b *binding) name() string { return strings.Join(b.path, ".") }
 
-// catalogued is what the runtime must know of a tool before it runs.
-type catalogued struct {
-	bindings []binding // of arguments to headers
-	readOnly bool      // it says that it changes nothing
-	closed   bool      // it says that it acts on nothing outside the server
-}
-
 // catalog knows the tools. It is read at the first call and again after the
 // tools changed.
 type catalog struct {
 	rt *Runtime
 
 	mu    sync.RWMutex
-	known map[string]catalogued // nil: to be read
-	age   uint64                // counts changes, so that a slow reader does not keep old news
+	known map[string][]binding // nil: to be read
+	age   uint64               // counts changes, so that a slow reader does not keep old news
 }
 
 // of returns what is known of a tool; nothing for one that does not exist.
-func (c *catalog) of(tool string) catalogued {
+func (c *catalog) of(tool string) []binding {
 	c.mu.RLock()
 	known, age := c.known, c.age
 	found, ok := known[tool]
@@ -200,32 +193,27 @@ func (c *catalog) of(tool string) catalogued {
 		return found
 	}
 	if known != nil && !c.stale(known) {
-		return catalogued{}
+		return nil
 	}
 	return c.read(age)[tool]
 }
 
 // stale reports whether tools appeared or went since known was read; the
 // server's own notification of that is some milliseconds late.
-func (c *catalog) stale(known map[string]catalogued) bool {
+func (c *catalog) stale(known map[string][]binding) bool {
 	tools, err := c.rt.listTools()
 	return err == nil && len(tools) != len(known)
 }
 
-func (c *catalog) read(age uint64) map[string]catalogued {
+func (c *catalog) read(age uint64) map[string][]binding {
 	tools, err := c.rt.listTools()
 	if err != nil {
-		c.rt.log.Error("tools cannot be listed, so their headers are not checked and their calls wait for the audit log", "error", err)
+		c.rt.log.Error("tools cannot be listed, so their headers are not checked", "error", err)
 		return nil
 	}
-	known := make(map[string]catalogued, len(tools))
+	known := make(map[string][]binding, len(tools))
 	for _, tool := range tools {
-		known[tool.Name] = catalogued{
-			bindings: bindingsOf(tool),
-			// A task is a change, whatever its tool does.
-			readOnly: tool.Annotations != nil && tool.Annotations.ReadOnlyHint && c.rt.tasks.tool(tool.Name) == nil,
-			closed:   tool.Annotations != nil && tool.Annotations.OpenWorldHint != nil && !*tool.Annotations.OpenWorldHint,
-		}
+		known[tool.Name] = bindingsOf(tool)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

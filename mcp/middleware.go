@@ -92,34 +92,25 @@ func (r *Runtime) middleware(next sdk.MethodHandler) sdk.MethodHandler {
 		if r.tracer != nil {
 			ctx, _ = r.startSpan(ctx, method, req)
 		}
-		audited := false // the answer waits for the record of the call
+		var open *openRecord
 		defer func() {
 			if p := recover(); p != nil {
 				r.stats.panics.Add(1)
 				r.log.Error("handler panicked", "method", method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 				res, err = nil, &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "internal error: the handler of " + method + " failed; the server log has the details"}
 			}
-			group := r.observe(ctx, method, req, res, err, start, audited)
-			if group == nil {
-				return // the answer waits for nothing
-			}
-			withheld := r.withholds(res, err)
-			if !withheld && r.audit.troubled() {
-				return // what did nothing is answered at once
-			}
-			if bad := group.wait(); bad != nil && withheld {
+			if bad := r.observe(ctx, method, req, res, err, start, open).wait(); bad != nil {
 				res, err = nil, notAudited(bad)
 			}
 		}()
 		if tool, ok := req.(*sdk.CallToolRequest); ok {
-			audited = r.auditWaits(tool.Params.Name)
 			if bad := r.checkScopes(identityIn(ctx), tool.Params.Name); bad != nil {
 				return nil, bad
 			}
-			// A tool that changes only what is in the store is told by the store why not.
-			if err := r.audit.admit(audited && !r.catalog.of(tool.Params.Name).closed); err != nil {
+			if err := r.audit.admit(); err != nil {
 				return nil, err
 			}
+			ctx, open = r.audit.begin(ctx, tool, start)
 		}
 		if asksForProgress(req) {
 			done, err := r.wantsProgress()

@@ -2,7 +2,6 @@ package mcp
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -21,6 +20,8 @@ const (
 	outcomeError     = "error"      // a JSON-RPC error
 	outcomeDenied    = "denied"     // a scope was missing
 	outcomeTask      = "task"       // a task that goes on
+
+	outcomeUnfinished = "unfinished" // in the audit log only: it changed something; it runs, or its process ended before it did
 )
 
 // Outcomes in the order of MethodStats.Outcomes.
@@ -164,9 +165,9 @@ func judge(res sdk.Result, err error) (outcome int, code int64) {
 	return 0, 0
 }
 
-// observe is told about every request that ended. With wait the answer must wait
-// for the group that it returns, which may be nil.
-func (r *Runtime) observe(ctx context.Context, method string, req sdk.Request, res sdk.Result, err error, start time.Time, wait bool) *auditGroup {
+// observe is told about every request that ended. The answer must wait for the
+// group that it returns, which may be nil.
+func (r *Runtime) observe(ctx context.Context, method string, req sdk.Request, res sdk.Result, err error, start time.Time, open *openRecord) *auditGroup {
 	now := r.opts.Now()
 	took := now.Sub(start)
 	outcome, code := judge(res, err)
@@ -188,17 +189,15 @@ func (r *Runtime) observe(ctx context.Context, method string, req sdk.Request, r
 	if r.audit == nil {
 		return nil
 	}
-	id := identityIn(ctx)
-	rec := auditEntry{digest: sha256.Sum256(call.Params.Arguments), AuditRecord: AuditRecord{
-		Time: now.UTC(), Principal: id.Subject, Method: id.Method, Tool: cut(call.Params.Name, 128),
-		Outcome: Outcomes[outcome], Code: code, Millis: float64(took.Microseconds()) / 1e3, TraceID: traceIDOf(ctx, call),
-	}}
-	if c, ok := CallFrom(ctx); ok {
-		rec.Session, rec.RequestID = cut(c.SessionID, 8), cut(idText(c), 128)
-	}
+	rec := auditEntryOf(ctx, call, now)
+	rec.Outcome, rec.Code, rec.Millis = Outcomes[outcome], code, float64(took.Microseconds())/1e3
 	if task, ok := res.(*taskCreated); ok {
 		rec.Task = task.TaskID
 	}
-	// A refusal for want of room did nothing and comes at once.
-	return r.audit.record(rec, wait && code != CodeOverloaded)
+	rec.open = open.close()
+	group := r.audit.record(rec)
+	if code == CodeOverloaded {
+		return nil // a refusal for want of room did nothing and comes at once
+	}
+	return group
 }

@@ -108,9 +108,9 @@ type engineSessions struct {
 }
 
 func (e *engineSessions) update(ctx context.Context, label string, fn func(tx *engine.Tx) error, opts ...engine.TxOption) error {
-	// A commit is not abandoned half way: its outcome must be known.
+	// A commit is not abandoned half way: its outcome must be known. What the runtime keeps for itself is no change of the call.
 	opts = append(opts, engine.WithActor(sessionActor), engine.WithLabel(label))
-	_, err := e.store.Update(context.WithoutCancel(ctx), fn, opts...)
+	_, err := e.store.Update(engine.WithoutCompanion(context.WithoutCancel(ctx)), fn, opts...)
 	return err
 }
 

@@ -61,7 +61,7 @@ func (t *taskTool) call(ctx context.Context, req *sdk.CallToolRequest) (*sdk.Cal
 			return nil, err
 		}
 	}
-	rec, err = t.rt.tasks.create(rec, key)
+	rec, err = t.rt.tasks.create(ctx, rec, key)
 	if err != nil {
 		return nil, err
 	}

@@ -155,7 +155,7 @@ func (tr *taskRunner) reserve(id, principal string) (slot bool, owner string, er
 
 // create makes a task durable and starts it or lets it wait. With a known
 // idempotency key it returns the task made before.
-func (tr *taskRunner) create(rec *taskRecord, key string) (*taskRecord, error) {
+func (tr *taskRunner) create(ctx context.Context, rec *taskRecord, key string) (*taskRecord, error) {
 	rec.ID = rand.Text() // 128 random bits at least
 	slot, owner, err := tr.reserve(rec.ID, rec.Principal)
 	if err != nil {
@@ -164,7 +164,7 @@ func (tr *taskRunner) create(rec *taskRecord, key string) (*taskRecord, error) {
 	if !slot {
 		owner = ""
 	}
-	got, err := tr.store.create(rec, owner, key)
+	got, err := tr.store.create(ctx, rec, owner, key)
 	fresh := err == nil && got.ID == rec.ID
 	if fresh {
 		tr.stats.created.Add(1)

@@ -33,7 +33,12 @@ type fence struct {
 // update runs a transaction to its end: a caller that stops waiting would not
 // know whether the task has changed hands.
 func (s taskStore) update(label, actor string, fn func(tx *engine.Tx) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), taskWriteLimit)
+	return s.updateFor(context.Background(), label, actor, fn)
+}
+
+// updateFor is update with the values of ctx: the change belongs to its call.
+func (s taskStore) updateFor(ctx context.Context, label, actor string, fn func(tx *engine.Tx) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), taskWriteLimit)
 	defer cancel()
 	_, err := s.store.Update(ctx, fn, engine.WithLabel(label), engine.WithActor(clip(actor, 1024)))
 	return err
@@ -80,9 +85,9 @@ var errIdemMismatch = errors.New("mcp: the idempotency key was used for a call w
 
 // create makes rec durable, leased to owner when that is not empty. With an
 // idempotency key that is known it returns the task made first instead.
-func (s taskStore) create(rec *taskRecord, owner, key string) (got *taskRecord, err error) {
+func (s taskStore) create(ctx context.Context, rec *taskRecord, owner, key string) (got *taskRecord, err error) {
 	hash := requestHash(rec.Tool, rec.Args)
-	err = s.update("task create", rec.Principal, func(tx *engine.Tx) error {
+	err = s.updateFor(ctx, "task create", rec.Principal, func(tx *engine.Tx) error {
 		got = nil
 		made := *rec
 		if key != "" {

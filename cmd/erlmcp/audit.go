@@ -18,9 +18,10 @@ when none does.
 
 Every tools/call on every carrier leaves a record: time, principal, tool, SHA-256 of the arguments (not the arguments),
 outcome (ok, tool_error, error, denied, task), duration, session (its first 8 characters), request and trace id. Calls that were
-refused for their form or their rate leave none. Records are committed about 0.1 s after the call; what a killed server had not
-committed is missing here, unless audit.durability lets answers wait for their records. Every
-change of the store is also in its log with its actor (see ` + "`tcpsdump`" + `).
+refused for their form or their rate leave none. A call that changes something in the store has a record from that change on,
+committed with it: "unfinished" is its outcome until the call has ended. How calls ended is committed about 0.1 s later; what a
+killed server had not committed of that is missing here, unless audit.durability lets answers wait for it. Every change of the store
+is also in its log with its actor (see ` + "`tcpsdump`" + `).
 
 Records are kept for audit.retention, at most audit.max_bytes of them.`
 
@@ -41,7 +42,7 @@ func (a *app) auditCommand() *cobra.Command {
 	f.StringVar(&until, "until", "", "records before this `TIME`")
 	f.StringVar(&q.Principal, "principal", "", "records of this `PRINCIPAL`")
 	f.StringVar(&q.Tool, "tool", "", "records of this `TOOL`")
-	f.StringVar(&q.Outcome, "outcome", "", "records with this `OUTCOME`: ok, tool_error, error, denied or task")
+	f.StringVar(&q.Outcome, "outcome", "", "records with this `OUTCOME`: ok, tool_error, error, denied, task or unfinished")
 	f.IntVar(&q.Limit, "limit", 100, "most records, `N`")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object per line")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

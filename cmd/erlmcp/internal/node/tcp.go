@@ -62,9 +62,8 @@ func auditOptions(c *config.Config) mcp.AuditOptions {
 	return mcp.AuditOptions{
 		Off: !c.Audit.Enabled, Retention: c.Audit.Retention, MaxBytes: c.Audit.MaxBytes,
 		Durability: map[string]mcp.AuditDurability{
-			config.AuditChangesBeforeAnswer: mcp.AuditChangesBeforeAnswer,
-			config.AuditBeforeAnswer:        mcp.AuditBeforeAnswer,
-			config.AuditBatched:             mcp.AuditBatched,
+			config.AuditBatched:      mcp.AuditBatched,
+			config.AuditBeforeAnswer: mcp.AuditBeforeAnswer,
 		}[c.Audit.Durability],
 	}
 }
