@@ -62,6 +62,7 @@ type Tasks struct {
 	TTL        time.Duration // a result is kept for this long
 	TimeLimit  time.Duration // of the running time, for tools without a limit of their own
 	InputLimit time.Duration // longest wait for an answer
+	Lease      time.Duration // a member silent for so long loses its tasks to the others
 
 	QueuePerPrincipal, UnfinishedPerPrincipal int64 // 0: a quarter
 }

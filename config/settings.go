@@ -94,6 +94,9 @@ var generalSettings = []setting{
 		"Longest running time of a task whose tool sets none; waiting for input is not counted."),
 	durationSetting("mcp.tasks.input_limit", "168h", time.Second, 365*24*time.Hour, func(c *Config) *time.Duration { return &c.MCP.Tasks.InputLimit },
 		"Longest time that a task waits for an answer."),
+	durationSetting("mcp.tasks.lease", "15s", 300*time.Millisecond, time.Hour, func(c *Config) *time.Duration { return &c.MCP.Tasks.Lease },
+		"A member of a cluster that is silent for this long loses its running tasks to the others. Too short costs work done",
+		"twice, never results: what the old holder writes is refused. The same on all members; unused on a single node."),
 
 	sizeSetting("storage.segment_size", "64MiB", 64*kib, 4*gib, func(c *Config) *int64 { return &c.Storage.SegmentSize },
 		"Size of a log segment file. A multiple of 4096."),

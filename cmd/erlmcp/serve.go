@@ -90,7 +90,7 @@ func (a *app) serve(cfg *config.Config, stdio bool) error {
 	defer gcfloor.Start(heapFloor)()
 	err = node.Run(ctx, node.Options{
 		Config: cfg, Key: key, Secret: secret, Stdio: stdio, In: a.in, Out: a.out, Logger: logger, Executable: executable,
-		FS: diskOf(), Reload: reload, Environ: a.environ,
+		FS: diskOf(), Reload: reload, Environ: a.environ, Extend: extraTools(),
 	})
 	if errors.Is(err, node.ErrFailStop) {
 		return &exitError{code: exitFailure, err: err}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/erlmcp/erlmcp/mcp"
+	"github.com/erlmcp/erlmcp/mcp/conformance/fixtures"
 )
 
 func main() {
@@ -43,11 +44,9 @@ func run(ctx context.Context, addr, data string, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	effects, err := openTrace(filepath.Join(data, "effects"))
-	if err != nil {
+	if err := fixtures.Register(rt, filepath.Join(data, "effects")); err != nil {
 		return errors.Join(err, rt.Close())
 	}
-	register(rt, effects)
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return errors.Join(err, rt.Close())
@@ -68,17 +67,4 @@ func run(ctx context.Context, addr, data string, log *slog.Logger) error {
 	patience, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	return errors.Join(err, srv.Shutdown(patience))
-}
-
-// register adds every fixture.
-func register(rt *mcp.Runtime, effects *trace) {
-	addContentTools(rt)
-	addClientTools(rt)
-	addRequestTools(rt)
-	addChangeTools(rt)
-	addRoundTools(rt)
-	addTaskTools(rt)
-	addResources(rt)
-	addPrompts(rt)
-	addConversation(rt, effects)
 }

@@ -47,6 +47,8 @@ type fleet struct {
 	t     *testing.T
 	nodes []*node
 	args  []string // of every server
+	bin   string   // default: the product
+	env   []string // of every server
 
 	mu    sync.Mutex // guards caller of the nodes against the clients
 	acked map[string]bool
@@ -93,7 +95,12 @@ type site interface {
 
 // newFleetOn makes a cluster on a network; nil: the loopback. args are more arguments of serve.
 func newFleetOn(t *testing.T, n int, on site, args ...string) *fleet {
-	f := &fleet{t: t, args: args, acked: map[string]bool{}}
+	return (&fleet{t: t, args: args, bin: binary, acked: map[string]bool{}}).found(n, on)
+}
+
+// found makes the cluster of a fleet.
+func (f *fleet) found(n int, on site) *fleet {
+	t := f.t
 	dir := t.TempDir()
 	for i := range n {
 		name := fmt.Sprintf("n%d", i+1)
@@ -142,17 +149,25 @@ func newFleetOn(t *testing.T, n int, on site, args ...string) *fleet {
 
 func (f *fleet) start(x *node) {
 	f.t.Helper()
-	o := process.Options{Binary: binary, Dir: x.dir, Args: f.args}
+	require.NoError(f.t, f.tryStart(x))
+}
+
+// tryStart is start for other goroutines than the test's.
+func (f *fleet) tryStart(x *node) error {
+	o := process.Options{Binary: f.bin, Dir: x.dir, Args: f.args, Env: f.env}
 	if x.space != "" {
 		o.Wrap = []string{"ip", "netns", "exec", x.space}
 		o.Listen = net.JoinHostPort(x.host, "8080")
 		o.Args = append([]string{"--set", "auth.allow_anonymous=on", "--set", "server.allowed_hosts=" + x.host}, f.args...)
 	}
 	s, err := process.Start(o)
-	require.NoError(f.t, err)
+	if err != nil {
+		return err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	x.server, x.caller = s, s.Caller()
+	return nil
 }
 
 func (f *fleet) kill(x *node) {

@@ -1,6 +1,6 @@
 // The conversation of golang.go with the official TypeScript SDK. Usage:
 //
-//   node client.mjs SDK_DIRECTORY URL TRIES
+//   node client.mjs SDK_DIRECTORY URL[,URL...] TRIES RUN
 //
 // It prints a report (script.go) as JSON. SDK_DIRECTORY is where npm put
 // @modelcontextprotocol/sdk.
@@ -8,7 +8,9 @@
 import { pathToFileURL } from 'node:url';
 import path from 'node:path';
 
-const [sdk, url, tries] = process.argv.slice(2);
+const [sdk, urls, tries, run = ''] = process.argv.slice(2);
+const members = urls.split(',');
+const unmarked = (text) => (run ? text.replaceAll(run, '') : text); // reports do not show the name of the run
 const load = (file) => import(pathToFileURL(path.join(sdk, 'dist', 'esm', file)));
 const { Client } = await load('client/index.js');
 const { StreamableHTTPClientTransport } = await load('client/streamableHttp.js');
@@ -21,6 +23,40 @@ let client;
 
 class Silence extends Error {}
 
+// fetchFromAny is the rule of docs/cluster.md, "What clients should do": the same request, with the same key, goes to the next
+// member until one answers.
+let current = 0;
+async function fetchFromAny(url, init) {
+  const headers = new Headers(init?.headers);
+  const isCall = init?.method === 'POST' && JSON.parse(init.body).method === 'tools/call';
+  if (isCall && !headers.has('Idempotency-Key')) headers.set('Idempotency-Key', crypto.randomUUID());
+  for (let tried = 1; ; tried++) {
+    const member = members[current % members.length];
+    let answer, failure;
+    try {
+      answer = await fetch(member, { ...init, headers });
+      const elsewhere = [429, 502, 503, 504].includes(answer.status) || (await saysElsewhere(answer));
+      if (!elsewhere) return answer;
+    } catch (err) {
+      failure = err;
+      if (init?.signal?.aborted) throw err;
+    }
+    if (tried >= 100) {
+      if (answer) return answer;
+      throw failure;
+    }
+    if (members[current % members.length] === member) current++; // others have found out too, perhaps
+    if (tried % members.length === 0) await new Promise((wake) => setTimeout(wake, 20 * Math.min(tried, 16)));
+  }
+}
+
+// saysElsewhere reads an answer in one piece: may another member do better?
+async function saysElsewhere(answer) {
+  if (!answer.headers.get('content-type')?.startsWith('application/json')) return false;
+  const { error, result } = await answer.clone().json();
+  return error?.code === -32010 || (result?.isError === true && result.structuredContent?.retry === true);
+}
+
 // step tries until an attempt succeeds. No answer at all is not tried again.
 async function step(name, attempt) {
   const done = { name, text: '', attempts: 0, errors: [] };
@@ -32,7 +68,7 @@ async function step(name, attempt) {
       timer = setTimeout(() => reject(new Silence('no answer')), patience);
     });
     try {
-      done.text = (await Promise.race([attempt(), silence])) ?? '';
+      done.text = unmarked((await Promise.race([attempt(), silence])) ?? '');
       return;
     } catch (err) {
       done.errors.push(String(err?.cause ?? err));
@@ -57,7 +93,8 @@ async function connect() {
   client.setNotificationHandler(types.LoggingMessageNotificationSchema, async (note) => {
     report.logs.push(String(note.params.data));
   });
-  const transport = new StreamableHTTPClientTransport(new URL(url), {
+  const transport = new StreamableHTTPClientTransport(new URL(members[0]), {
+    fetch: members.length > 1 ? fetchFromAny : undefined,
     reconnectionOptions: { initialReconnectionDelay: 100, maxReconnectionDelay: 1000, reconnectionDelayGrowFactor: 2, maxRetries: 10 },
   });
   await client.connect(transport, { timeout: patience });
@@ -107,13 +144,13 @@ try {
   await step('list', list);
   await step('log level', async () => void (await client.setLoggingLevel('info', { timeout: patience })));
   await step('subscribe', async () => void (await client.subscribeResource({ uri: watched }, { timeout: patience })));
-  await call('count', 'count_steps', { key: 'count', steps: 5 }, (note) => report.progress.push(note.message));
+  await call('count', 'count_steps', { key: `count${run}`, steps: 5 }, (note) => report.progress.push(unmarked(note.message)));
   await change('first');
   await call('elicit', 'test_elicitation', { message: 'Who?' });
   await call('log', 'test_tool_with_logging', {});
-  await call('job', 'long_job', { key: 'job', steps: 4 }, undefined, { 'io.erlmcp/idempotencyKey': 'job-1' });
+  await call('job', 'long_job', { key: `job${run}`, steps: 4 }, undefined, { 'io.erlmcp/idempotencyKey': `job-1${run}` });
   await change('second');
-  await call('recall', 'list_steps', { key: 'count' });
+  await call('recall', 'list_steps', { key: `count${run}` });
   // A session whose end the server does not hear of ends by itself some time later.
   await client.transport.terminateSession().catch(() => {});
   await client.close();

@@ -2,6 +2,7 @@ package conversation
 
 import (
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,19 +46,29 @@ func build(t *testing.T) string {
 	return fixtures.path
 }
 
-// talk has one conversation and returns how many messages it had.
-func talk(t *testing.T, bin string, client func(url string, tries int) report, wanted []wantedStep, killAt ...int) int {
+// talk has one conversation, kills the server behind the message with number
+// killAt (0: never), and returns how many messages there were.
+func talk(t *testing.T, bin string, client Client, wanted []WantedStep, killAt int) int {
 	t.Helper()
 	dir := t.TempDir()
-	w, err := newWire(bin, dir, killAt...)
-	require.NoError(t, err)
-	got := client(w.url(), 1+len(killAt))
-	names, failure := w.messages()
-	w.close()
-	wrong := append(judge(wanted, got, len(killAt), dir), w.record.rules()...)
+	srv := &server{bin: bin, dir: dir}
+	require.NoError(t, srv.start())
+	var failure error
+	w := NewWire(func(n, _ int) {
+		if n == killAt {
+			srv.kill()
+			failure = srv.start()
+		}
+	}, func() *url.URL { return srv.at })
+	kills := min(killAt, 1)
+	got := client(w.URLs(), "", 1+kills)
+	w.Close()
+	srv.kill()
+	wrong := append(Judge(wanted, got, kills, filepath.Join(dir, "effects")), w.Rules()...)
 	if failure != nil {
 		wrong = append(wrong, "the server did not start again: "+failure.Error())
 	}
+	names := w.Messages()
 	if len(wrong) > 0 {
 		t.Errorf("killed behind message %v:", killAt)
 		for _, line := range wrong {
@@ -66,7 +77,7 @@ func talk(t *testing.T, bin string, client func(url string, tries int) report, w
 		for i, name := range names {
 			t.Logf("%3d %s", i+1, name)
 		}
-		t.Logf("the server logged: %s", w.srv.stderr)
+		t.Logf("the server logged: %s", srv.stderr)
 	}
 	return len(names)
 }
@@ -75,31 +86,31 @@ func TestGoClientSurvivesKills(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills servers for some seconds")
 	}
-	survive(t, talkGo, wantedInSession)
+	survive(t, TalkGo, WantedInSession)
 }
 
 func TestStatelessGoClientSurvivesKills(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills servers for some seconds")
 	}
-	survive(t, talkStateless, wantedStateless)
+	survive(t, TalkStateless, WantedStateless)
 }
 
 func TestTypeScriptClientSurvivesKills(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills servers for some seconds")
 	}
-	client, err := typescript(nodejs.Require(t), t.TempDir())
+	client, err := TypeScript(nodejs.Require(t), t.TempDir())
 	require.NoError(t, err)
-	survive(t, client, wantedInSession)
+	survive(t, client, WantedInSession)
 }
 
 // survive kills the server behind every message, or behind six of them unless
 // ERLMCP_CONVERSATIONS=all.
-func survive(t *testing.T, client func(url string, tries int) report, wanted []wantedStep) {
+func survive(t *testing.T, client Client, wanted []WantedStep) {
 	t.Parallel()
 	bin := build(t)
-	n := talk(t, bin, client, wanted)
+	n := talk(t, bin, client, wanted, 0)
 	require.False(t, t.Failed(), "the conversation fails even without a kill")
 	stride := (n + 5) / 6
 	if os.Getenv("ERLMCP_CONVERSATIONS") == "all" {

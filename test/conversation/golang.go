@@ -7,10 +7,12 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/erlmcp/erlmcp/mcp"
+	"github.com/erlmcp/erlmcp/mcp/failover"
 )
 
 //lint:file-ignore SA1019 logging is deprecated by 2026-07-28 and used by clients of the sessions
@@ -24,11 +26,25 @@ type goClient struct {
 	session      *sdk.ClientSession
 }
 
-// talkGo has the whole conversation in a session of revision 2025-11-25.
-func talkGo(url string, tries int) report {
-	c := &goClient{url: url, version: "2025-11-25", script: script{tries: tries}}
+// TalkGo has the whole conversation in a session of revision 2025-11-25. With
+// several URLs it works through the failover transport.
+func TalkGo(urls []string, run string, tries int) Report {
+	c := &goClient{url: urls[0], version: "2025-11-25", script: script{run: run, tries: tries}}
+	if base, err := transport(urls); err != nil {
+		return c.end(err)
+	} else if base != nil {
+		c.http = &http.Client{Transport: base}
+	}
 	c.client = c.newClient(nil)
 	return c.end(c.talk())
+}
+
+// transport is how the members of a cluster are reached; nil: there is one server.
+func transport(urls []string) (http.RoundTripper, error) {
+	if len(urls) == 1 {
+		return nil, nil
+	}
+	return failover.New(failover.Options{Endpoints: urls, Patience: patience, Try: 2 * time.Second})
 }
 
 func (c *goClient) newClient(capabilities *sdk.ClientCapabilities) *sdk.Client {
@@ -38,20 +54,20 @@ func (c *goClient) newClient(capabilities *sdk.ClientCapabilities) *sdk.Client {
 			return &sdk.ElicitResult{Action: "accept", Content: fill(req.Params.RequestedSchema)}, nil
 		},
 		ResourceUpdatedHandler: func(context.Context, *sdk.ResourceUpdatedNotificationRequest) {
-			c.add(func(r *report) { r.Updates++ })
+			c.add(func(r *Report) { r.Updates++ })
 		},
 		ProgressNotificationHandler: func(_ context.Context, req *sdk.ProgressNotificationClientRequest) {
-			c.add(func(r *report) { r.Progress = append(r.Progress, req.Params.Message) })
+			c.add(func(r *Report) { r.Progress = append(r.Progress, c.unmarked(req.Params.Message)) })
 		},
 		LoggingMessageHandler: func(_ context.Context, req *sdk.LoggingMessageRequest) {
-			c.add(func(r *report) { r.Logs = append(r.Logs, fmt.Sprint(req.Params.Data)) })
+			c.add(func(r *Report) { r.Logs = append(r.Logs, fmt.Sprint(req.Params.Data)) })
 		},
 	})
 }
 
 // end closes the session and returns the report. A session whose end the
 // server does not hear of ends by itself some time later.
-func (c *goClient) end(err error) report {
+func (c *goClient) end(err error) Report {
 	if c.session != nil {
 		_ = c.session.Close()
 	}
@@ -87,15 +103,17 @@ func (c *goClient) talk() error {
 				return "", c.session.Subscribe(ctx, &sdk.SubscribeParams{URI: watchedURI})
 			})
 		},
-		func() error { return c.call("count", "count_steps", map[string]any{"key": "count", "steps": 5}, "p1") },
+		func() error {
+			return c.call("count", "count_steps", map[string]any{"key": "count" + c.run, "steps": 5}, "p1")
+		},
 		func() error { return c.change("first") },
 		func() error { return c.call("elicit", "test_elicitation", map[string]any{"message": "Who?"}, nil) },
 		func() error { return c.call("log", "test_tool_with_logging", nil, nil) },
 		func() error {
-			return c.call("job", "long_job", map[string]any{"key": "job", "steps": 4}, nil, mcp.MetaIdempotencyKey, "job-1")
+			return c.call("job", "long_job", map[string]any{"key": "job" + c.run, "steps": 4}, nil, mcp.MetaIdempotencyKey, "job-1"+c.run)
 		},
 		func() error { return c.change("second") },
-		func() error { return c.call("recall", "list_steps", map[string]any{"key": "count"}, nil) },
+		func() error { return c.call("recall", "list_steps", map[string]any{"key": "count" + c.run}, nil) },
 	)
 }
 
@@ -122,7 +140,7 @@ func (c *goClient) connect(ctx context.Context) (string, error) {
 		return "", errors.Join(fmt.Errorf("the client fell back to protocol %s", got), session.Close())
 	}
 	c.session = session
-	c.add(func(r *report) { r.Sessions++ })
+	c.add(func(r *Report) { r.Sessions++ })
 	return c.version, nil
 }
 

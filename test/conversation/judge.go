@@ -3,16 +3,15 @@ package conversation
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 )
 
-// wantedStep is a step and what it ends with.
-type wantedStep struct{ name, text string }
+// WantedStep is a step and what it ends with.
+type WantedStep struct{ name, text string }
 
-// wantedInSession are the steps of a conversation in a session.
-var wantedInSession = []wantedStep{
+// WantedInSession are the steps of a conversation in a session.
+var WantedInSession = []WantedStep{
 	{"connect", "2025-11-25"},
 	{"list", ""},
 	{"log level", ""},
@@ -28,9 +27,9 @@ var wantedInSession = []wantedStep{
 	{"recall", "count: 5 steps"},
 }
 
-// judge returns what is wrong with a conversation during which the server was
-// killed so many times.
-func judge(wanted []wantedStep, got report, kills int, dir string) (wrong []string) {
+// Judge returns what is wrong with a conversation during which the server was
+// killed so many times. effects is the trace that the fixtures left.
+func Judge(wanted []WantedStep, got Report, kills int, effects string) (wrong []string) {
 	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	if got.Error != "" {
 		say("the conversation ended early: %s", got.Error)
@@ -62,7 +61,7 @@ func judge(wanted []wantedStep, got report, kills int, dir string) (wrong []stri
 			say("progress %s never arrived: %q", note, got.Progress)
 		}
 	}
-	if slices.Contains(wanted, wantedStep{"log", "Logged three messages."}) {
+	if slices.Contains(wanted, WantedStep{"log", "Logged three messages."}) {
 		for _, line := range []string{"Tool execution started", "Tool processing data", "Tool execution completed"} {
 			if !slices.Contains(got.Logs, line) {
 				say("log message %q never arrived: %q", line, got.Logs)
@@ -72,7 +71,7 @@ func judge(wanted []wantedStep, got report, kills int, dir string) (wrong []stri
 	if got.Unheard > kills || len(got.Breaks) > kills {
 		say("%d changes unheard, streams broke with %q, although the server was killed %d times", got.Unheard, got.Breaks, kills)
 	}
-	trace, err := os.ReadFile(filepath.Join(dir, "effects"))
+	trace, err := os.ReadFile(effects)
 	if err != nil {
 		say("trace: %v", err)
 	}

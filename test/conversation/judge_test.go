@@ -12,9 +12,9 @@ import (
 )
 
 // good returns a report of a conversation in which nothing went wrong.
-func good() report {
-	r := report{Sessions: 1, Updates: 2}
-	for _, w := range wantedInSession {
+func good() Report {
+	r := Report{Sessions: 1, Updates: 2}
+	for _, w := range WantedInSession {
 		r.Steps = append(r.Steps, stepReport{Name: w.name, Text: w.text, Attempts: 1})
 	}
 	r.Progress = []string{"count/001", "count/002", "count/003", "count/004", "count/005"}
@@ -23,23 +23,23 @@ func good() report {
 }
 
 func TestJudgeFindsWhatIsWrong(t *testing.T) {
-	dir := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "effects"), []byte("run count 1\nfinished count 1\n"), 0o600))
-	require.Empty(t, judge(wantedInSession, good(), 0, dir))
-	for name, spoil := range map[string]func(r *report){
-		"ended early":     func(r *report) { r.Error = "no answer" },
-		"is missing":      func(r *report) { r.Steps = r.Steps[:5] },
-		"ended with":      func(r *report) { r.Steps[5].Text = "something else" },
-		"to be repeated":  func(r *report) { r.Steps[3].Attempts = 3 },
-		"2 sessions":      func(r *report) { r.Sessions = 2 },
-		"never arrived":   func(r *report) { r.Progress = r.Progress[1:] },
-		"log message":     func(r *report) { r.Logs = nil },
-		"changes unheard": func(r *report) { r.Unheard = 2 },
-		"streams broke":   func(r *report) { r.Breaks = []string{"a", "b"} },
+	effects := filepath.Join(t.TempDir(), "effects")
+	require.NoError(t, os.WriteFile(effects, []byte("run count 1\nfinished count 1\n"), 0o600))
+	require.Empty(t, Judge(WantedInSession, good(), 0, effects))
+	for name, spoil := range map[string]func(r *Report){
+		"ended early":     func(r *Report) { r.Error = "no answer" },
+		"is missing":      func(r *Report) { r.Steps = r.Steps[:5] },
+		"ended with":      func(r *Report) { r.Steps[5].Text = "something else" },
+		"to be repeated":  func(r *Report) { r.Steps[3].Attempts = 3 },
+		"2 sessions":      func(r *Report) { r.Sessions = 2 },
+		"never arrived":   func(r *Report) { r.Progress = r.Progress[1:] },
+		"log message":     func(r *Report) { r.Logs = nil },
+		"changes unheard": func(r *Report) { r.Unheard = 2 },
+		"streams broke":   func(r *Report) { r.Breaks = []string{"a", "b"} },
 	} {
 		r := good()
 		spoil(&r)
-		require.Contains(t, strings.Join(judge(wantedInSession, r, 1, dir), "\n"), name)
+		require.Contains(t, strings.Join(Judge(WantedInSession, r, 1, effects), "\n"), name)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 )
@@ -13,9 +14,15 @@ import (
 // ends with an answer, a result or an error. Silence is what the test looks for.
 const patience = 30 * time.Second
 
-// A report is what a client saw of a conversation. The TypeScript client
+// A Client has one conversation with the servers at urls, which are members of
+// one cluster when there are several, and tries each step so often. run is
+// appended to all keys, so that conversations with the same servers do not
+// meddle with each other; reports do not show it.
+type Client func(urls []string, run string, tries int) Report
+
+// A Report is what a client saw of a conversation. The TypeScript client
 // prints one as JSON.
-type report struct {
+type Report struct {
 	Steps    []stepReport `json:"steps"`
 	Sessions int          `json:"sessions"` // how many it needed
 	Updates  int          `json:"updates"`  // notifications of the watched resource
@@ -40,7 +47,8 @@ type stepReport struct {
 // restarted; one that gets no answer is not.
 type script struct {
 	mu     sync.Mutex
-	report report
+	report Report
+	run    string
 	tries  int // attempts at a step before the script gives up
 }
 
@@ -55,7 +63,7 @@ func (s *script) step(name string, try func(ctx context.Context) (string, error)
 		silent := ctx.Err() != nil
 		cancel()
 		if err == nil {
-			done.Text = text
+			done.Text = s.unmarked(text)
 			break
 		}
 		done.Errors = append(done.Errors, err.Error())
@@ -63,21 +71,29 @@ func (s *script) step(name string, try func(ctx context.Context) (string, error)
 			err = fmt.Errorf("%w: %w", errSilence, err)
 		}
 		if silent || done.Attempts == s.tries {
-			s.add(func(r *report) { r.Steps = append(r.Steps, done) })
+			s.add(func(r *Report) { r.Steps = append(r.Steps, done) })
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	s.add(func(r *report) { r.Steps = append(r.Steps, done) })
+	s.add(func(r *Report) { r.Steps = append(r.Steps, done) })
 	return nil
 }
 
-func (s *script) add(fn func(*report)) {
+// unmarked takes the name of the run out of a text.
+func (s *script) unmarked(text string) string {
+	if s.run == "" {
+		return text
+	}
+	return strings.ReplaceAll(text, s.run, "")
+}
+
+func (s *script) add(fn func(*Report)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	fn(&s.report)
 }
 
-func (s *script) get() report {
+func (s *script) get() Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.report

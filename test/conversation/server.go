@@ -18,10 +18,11 @@ type server struct {
 	cmd    *exec.Cmd
 	ended  chan struct{}
 	stderr *logTail
+	at     *url.URL // of the present process
 }
 
 // start launches a process and waits until it serves.
-func (s *server) start() (*url.URL, error) {
+func (s *server) start() error {
 	s.cmd = exec.Command(s.bin, "-http", "127.0.0.1:0", "-data", s.dir)
 	if s.stderr == nil {
 		s.stderr = new(logTail)
@@ -30,10 +31,10 @@ func (s *server) start() (*url.URL, error) {
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is meant for the test
 	stdout, err := s.cmd.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.cmd.Start(); err != nil {
-		return nil, err
+		return err
 	}
 	line, readErr := bufio.NewReader(stdout).ReadString('\n')
 	s.ended = make(chan struct{})
@@ -43,9 +44,10 @@ func (s *server) start() (*url.URL, error) {
 	}()
 	if readErr != nil {
 		<-s.ended
-		return nil, fmt.Errorf("the server did not start: %w\n%s", readErr, s.stderr)
+		return fmt.Errorf("the server did not start: %w\n%s", readErr, s.stderr)
 	}
-	return url.Parse(strings.TrimSpace(line))
+	s.at, err = url.Parse(strings.TrimSpace(line))
+	return err
 }
 
 // kill ends the process with SIGKILL.

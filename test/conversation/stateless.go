@@ -28,12 +28,14 @@ type statelessClient struct {
 // A tap keeps the id of the last task that an answer brought: the SDK's
 // CallTool has no place for it.
 type tap struct {
+	next http.RoundTripper
+
 	mu   sync.Mutex
 	task string
 }
 
 func (t *tap) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := http.DefaultTransport.RoundTrip(req)
+	resp, err := t.next.RoundTrip(req)
 	if err != nil || req.Header.Get("Mcp-Name") != "long_job" {
 		return resp, err
 	}
@@ -80,9 +82,15 @@ type taskResult struct {
 	Result        *sdk.CallToolResult        `json:"result"`
 }
 
-func talkStateless(url string, tries int) report {
-	c := &statelessClient{tap: new(tap)}
-	c.goClient = goClient{url: url, script: script{tries: tries}, version: "2026-07-28", http: &http.Client{Transport: c.tap}}
+// TalkStateless has the conversation of revision 2026-07-28.
+func TalkStateless(urls []string, run string, tries int) Report {
+	c := &statelessClient{tap: &tap{next: http.DefaultTransport}}
+	if base, err := transport(urls); err != nil {
+		return c.end(err)
+	} else if base != nil {
+		c.tap.next = base
+	}
+	c.goClient = goClient{url: urls[0], script: script{run: run, tries: tries}, version: "2026-07-28", http: &http.Client{Transport: c.tap}}
 	c.client = c.newClient(&sdk.ClientCapabilities{Extensions: map[string]any{mcp.ExtensionTasks: map[string]any{}}})
 	err := errors.Join(
 		sdk.AddSendingCustomMethod[*taskParams, *taskResult](c.client, "tasks/get"),
@@ -105,7 +113,9 @@ func (c *statelessClient) talk() error {
 		func() error { return c.step("connect", c.connect) },
 		func() error { return c.step("list", c.list) },
 		func() error { return c.step("subscribe", c.subscribe) },
-		func() error { return c.call("count", "count_steps", map[string]any{"key": "count", "steps": 5}, "p1") },
+		func() error {
+			return c.call("count", "count_steps", map[string]any{"key": "count" + c.run, "steps": 5}, "p1")
+		},
 		func() error { return c.changeStateless("first") },
 		func() error { return c.call("rounds", "test_input_required_result_multi_round", nil, nil) },
 		func() error { return c.step("job", c.create) },
@@ -120,12 +130,12 @@ func (c *statelessClient) talk() error {
 		func() error { return c.step("end", c.awaitEnd) },
 		func() error { return c.step("told", c.told) },
 		func() error { return c.changeStateless("second") },
-		func() error { return c.call("recall", "list_steps", map[string]any{"key": "count"}, nil) },
+		func() error { return c.call("recall", "list_steps", map[string]any{"key": "count" + c.run}, nil) },
 	)
 }
 
-// wantedStateless are the steps and what they end with.
-var wantedStateless = []wantedStep{
+// WantedStateless are the steps and what they end with.
+var WantedStateless = []WantedStep{
 	{"connect", "2026-07-28"},
 	{"list", ""},
 	{"subscribe", ""},
@@ -146,8 +156,8 @@ var wantedStateless = []wantedStep{
 // create starts the task, with a key that makes a repetition the same task.
 func (c *statelessClient) create(ctx context.Context) (string, error) {
 	_, err := c.session.CallTool(ctx, &sdk.CallToolParams{
-		Meta: sdk.Meta{mcp.MetaIdempotencyKey: "job-1"},
-		Name: "long_job", Arguments: map[string]any{"key": "job", "steps": 4},
+		Meta: sdk.Meta{mcp.MetaIdempotencyKey: "job-1" + c.run},
+		Name: "long_job", Arguments: map[string]any{"key": "job" + c.run, "steps": 4},
 	})
 	if err != nil {
 		return "", err
@@ -240,7 +250,7 @@ func (c *statelessClient) changeStateless(text string) error {
 		soon, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		if until(soon, func() bool { return c.get().Updates > before }) != nil {
-			c.add(func(r *report) { r.Unheard++ })
+			c.add(func(r *Report) { r.Unheard++ })
 			if _, err := c.subscribe(ctx); err != nil {
 				return "", err
 			}
@@ -258,7 +268,7 @@ func (c *statelessClient) changeStateless(text string) error {
 func (c *statelessClient) listen(ctx context.Context) {
 	for id := 1000; ctx.Err() == nil; id++ {
 		if err := c.listenOnce(ctx, id); err != nil && ctx.Err() == nil {
-			c.add(func(r *report) { r.Breaks = append(r.Breaks, err.Error()) })
+			c.add(func(r *Report) { r.Breaks = append(r.Breaks, err.Error()) })
 			_ = wait(ctx, 20*time.Millisecond)
 		}
 	}
@@ -289,7 +299,7 @@ func (c *statelessClient) listenOnce(ctx context.Context, id int) error {
 	} {
 		req.Header.Set(name, value)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := c.http.Do(req)
 	if err != nil {
 		return err
 	}
@@ -313,7 +323,7 @@ func (c *statelessClient) hear(stream io.Reader) error {
 			} `json:"params"`
 		}
 		if e := parseFrame(frame); len(e.data) > 0 && json.Unmarshal(e.data, &msg) == nil && msg.Method == "notifications/tasks" && msg.Params.TaskID == c.task {
-			c.add(func(r *report) { r.Statuses = append(r.Statuses, msg.Params.Status) })
+			c.add(func(r *Report) { r.Statuses = append(r.Statuses, msg.Params.Status) })
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/erlmcp/erlmcp/test/nodejs"
@@ -18,18 +19,18 @@ import (
 //go:embed client.mjs
 var clientMJS []byte
 
-// typescript returns a client that runs client.mjs with the official
+// TypeScript returns a client that runs client.mjs with the official
 // TypeScript SDK. dir is where the program may be written.
-func typescript(tools *nodejs.Tools, dir string) (func(url string, tries int) report, error) {
+func TypeScript(tools *nodejs.Tools, dir string) (Client, error) {
 	program := filepath.Join(dir, "client.mjs")
 	if err := os.WriteFile(program, clientMJS, 0o600); err != nil {
 		return nil, err
 	}
 	sdk := tools.Module("@modelcontextprotocol", "sdk")
-	return func(url string, tries int) (got report) {
+	return func(urls []string, run string, tries int) (got Report) {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
-		cmd := exec.CommandContext(ctx, tools.Node, program, sdk, url, strconv.Itoa(tries))
+		cmd := exec.CommandContext(ctx, tools.Node, program, sdk, strings.Join(urls, ","), strconv.Itoa(tries), run)
 		var stdout, stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
 		err := cmd.Run()

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,89 +15,98 @@ import (
 	"sync"
 )
 
-// A wire passes messages between one client and the server. A message is a
-// request of the client, an event of a stream, or a plain answer. Behind the
-// message with number killAt (the first is 1) it kills the server and starts
-// the next one.
+// A Wire passes messages between one client and the servers: one, or the
+// members of a cluster. A message is a request of the client, an event of a
+// stream, or a plain answer. Behind every message it asks whether to do harm.
 //
 // Messages pass one at a time, so that "behind message n" means one thing.
-type wire struct {
-	srv    *server
-	killAt map[int]bool
-	front  *httptest.Server
+type Wire struct {
+	behind func(n, at int)
+	gates  []*gate
 	record *record
 
-	passing sync.Mutex // held while a message passes, and while the server is restarted
-	closed  bool       // guarded by passing: no server starts any more
+	passing sync.Mutex // held while a message passes, and while harm is done
+	closed  bool       // guarded by passing: no harm is done any more
 
-	mu      sync.Mutex // guards what follows
-	target  *url.URL
-	count   int
-	names   []string // of the messages, for people
-	failure error    // the server could not be restarted
+	mu    sync.Mutex // guards what follows
+	count int
+	names []string // of the messages, for people
 }
 
-// newWire starts the server and listens. Close it after use.
-func newWire(bin, dir string, killAt ...int) (*wire, error) {
-	w := &wire{srv: &server{bin: bin, dir: dir}, killAt: make(map[int]bool), record: newRecord()}
-	for _, n := range killAt {
-		w.killAt[n] = true
-	}
-	target, err := w.srv.start()
-	if err != nil {
-		return nil, err
-	}
-	w.target = target
-	w.front = httptest.NewServer(w)
-	return w, nil
+// gate is where the client reaches one server.
+type gate struct {
+	w      *Wire
+	at     int
+	target func() *url.URL
+	front  *httptest.Server
 }
 
-func (w *wire) url() string { return w.front.URL + "/mcp" }
+// NewWire listens. targets tell where the servers are at the moment, nil: one
+// is down. behind is called behind message n (the first is 1), which server at
+// received or sent; no message passes until it returns. Close it after use.
+func NewWire(behind func(n, at int), targets ...func() *url.URL) *Wire {
+	w := &Wire{behind: behind, record: newRecord()}
+	for at, target := range targets {
+		g := &gate{w: w, at: at, target: target}
+		g.front = httptest.NewServer(g)
+		w.gates = append(w.gates, g)
+	}
+	return w
+}
 
-func (w *wire) close() {
-	w.passing.Lock() // the last message may be the one to kill behind
+// URLs are where the client finds the servers.
+func (w *Wire) URLs() []string {
+	urls := make([]string, 0, len(w.gates))
+	for _, g := range w.gates {
+		urls = append(urls, g.front.URL+"/mcp")
+	}
+	return urls
+}
+
+// Close ends all connections. No harm is done any more.
+func (w *Wire) Close() {
+	w.passing.Lock() // the last message may be the one to do harm behind
 	w.closed = true
-	w.srv.kill()
 	w.passing.Unlock()
-	w.front.CloseClientConnections()
-	w.front.Close()
+	for _, g := range w.gates {
+		g.front.CloseClientConnections()
+		g.front.Close()
+	}
 }
 
-// messages returns how many passed, and what they were.
-func (w *wire) messages() (names []string, failure error) {
+// Messages returns what passed, in words.
+func (w *Wire) Messages() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return append([]string(nil), w.names...), w.failure
+	return append([]string(nil), w.names...)
 }
+
+// Rules returns what was broken of what holds on every wire: an event id means
+// one event, none comes twice, ids of requests are used once.
+func (w *Wire) Rules() []string { return w.record.rules() }
 
 // passed counts a message that the other side has now. w.passing is held.
-func (w *wire) passed(name string) {
+func (w *Wire) passed(at int, name string) {
+	if len(w.gates) > 1 {
+		name = fmt.Sprintf("[%d] %s", at, name)
+	}
 	w.mu.Lock()
 	w.count++
+	n := w.count
 	w.names = append(w.names, name)
-	kill := w.killAt[w.count]
 	w.mu.Unlock()
-	if !kill || w.closed {
-		return
+	if !w.closed {
+		w.behind(n, at)
 	}
-	w.srv.kill()
-	target, err := w.srv.start()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if err != nil {
-		w.failure = err
-		return
-	}
-	w.target = target
 }
 
 // ServeHTTP implements [http.Handler].
-func (w *wire) ServeHTTP(out http.ResponseWriter, in *http.Request) {
+func (g *gate) ServeHTTP(out http.ResponseWriter, in *http.Request) {
 	body, err := io.ReadAll(in.Body)
 	if err != nil {
 		return // the client went away
 	}
-	answer, err := w.forward(in, body)
+	answer, err := g.forward(in, body)
 	if err != nil {
 		panic(http.ErrAbortHandler) // the client sees what a killed server looks like
 	}
@@ -107,13 +117,14 @@ func (w *wire) ServeHTTP(out http.ResponseWriter, in *http.Request) {
 	if strings.HasPrefix(answer.Header.Get("Content-Type"), "text/event-stream") {
 		out.WriteHeader(answer.StatusCode)
 		_ = http.NewResponseController(out).Flush()
-		w.events(out, in, answer.Body)
+		g.events(out, in, answer.Body)
 		return
 	}
 	plain, err := io.ReadAll(answer.Body)
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
+	w := g.w
 	w.passing.Lock()
 	defer w.passing.Unlock()
 	out.WriteHeader(answer.StatusCode)
@@ -122,17 +133,22 @@ func (w *wire) ServeHTTP(out http.ResponseWriter, in *http.Request) {
 	}
 	_ = http.NewResponseController(out).Flush()
 	w.record.plain(in, plain)
-	w.passed(fmt.Sprintf("<- %d %s", answer.StatusCode, brief(plain)))
+	w.passed(g.at, fmt.Sprintf("<- %d %s", answer.StatusCode, brief(plain)))
 }
 
+// errDown: nothing listens there now.
+var errDown = errors.New("the server is down")
+
 // forward sends the client's request. It returns when the answer begins.
-func (w *wire) forward(in *http.Request, body []byte) (*http.Response, error) {
+func (g *gate) forward(in *http.Request, body []byte) (*http.Response, error) {
+	w := g.w
 	w.passing.Lock()
-	w.mu.Lock()
-	target := *w.target
-	w.mu.Unlock()
 	unlock := sync.OnceFunc(w.passing.Unlock)
 	defer unlock()
+	target := g.target()
+	if target == nil {
+		return nil, errDown
+	}
 
 	wrote := make(chan struct{})
 	ctx := httptrace.WithClientTrace(in.Context(), &httptrace.ClientTrace{
@@ -140,7 +156,7 @@ func (w *wire) forward(in *http.Request, body []byte) (*http.Response, error) {
 			defer close(wrote)
 			if info.Err == nil {
 				w.record.request(in)
-				w.passed(fmt.Sprintf("-> %s %s", in.Method, brief(body)))
+				w.passed(g.at, fmt.Sprintf("-> %s %s", in.Method, brief(body)))
 			}
 			unlock()
 		},
@@ -160,7 +176,7 @@ func (w *wire) forward(in *http.Request, body []byte) (*http.Response, error) {
 }
 
 // events passes the events of a stream.
-func (w *wire) events(out http.ResponseWriter, in *http.Request, stream io.Reader) {
+func (g *gate) events(out http.ResponseWriter, in *http.Request, stream io.Reader) {
 	lines := bufio.NewReaderSize(stream, 64<<10)
 	for {
 		frame, err := readFrame(lines)
@@ -170,13 +186,14 @@ func (w *wire) events(out http.ResponseWriter, in *http.Request, stream io.Reade
 			}
 			panic(http.ErrAbortHandler)
 		}
-		if err := w.pass(out, in, frame); err != nil {
+		if err := g.pass(out, in, frame); err != nil {
 			return // the client went away
 		}
 	}
 }
 
-func (w *wire) pass(out http.ResponseWriter, in *http.Request, frame []byte) error {
+func (g *gate) pass(out http.ResponseWriter, in *http.Request, frame []byte) error {
+	w := g.w
 	w.passing.Lock()
 	defer w.passing.Unlock()
 	if _, err := out.Write(frame); err != nil {
@@ -190,7 +207,7 @@ func (w *wire) pass(out http.ResponseWriter, in *http.Request, frame []byte) err
 		return nil
 	}
 	w.record.event(in, e)
-	w.passed("<- event " + e.id + " " + brief(e.data))
+	w.passed(g.at, "<- event "+e.id+" "+brief(e.data))
 	return context.Cause(in.Context())
 }
 

@@ -226,3 +226,6 @@ func (t *tail) String() string {
 
 // PID is the process id.
 func (s *Server) PID() int { return s.cmd.Process.Pid }
+
+// URL is where clients find the server's MCP endpoint.
+func (s *Server) URL() string { return s.run.MCPURL }

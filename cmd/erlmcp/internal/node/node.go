@@ -42,6 +42,8 @@ type Options struct {
 	Now        func() time.Time // default time.Now
 	Reload     <-chan struct{}  // each value makes the node look at the files of tokens and certificates again; nil: never
 
+	Extend func(*mcp.Runtime) error // adds tools beside the product's; nil: none
+
 	Environ     []string           // passphrase of the backup repository, access keys of buckets
 	BackupEvent func(backup.Event) // hears of failed backups, damage and drills; may be nil
 }
@@ -207,6 +209,11 @@ func (n *Node) openParts(ctx context.Context) (*parts, error) {
 	}
 	if err := tcpstools.Register(p.runtime, p.ledger, store); err != nil {
 		return fail(err)
+	}
+	if n.o.Extend != nil {
+		if err := n.o.Extend(p.runtime); err != nil {
+			return fail(err)
+		}
 	}
 	if p.backups, err = n.newBackups(store); err != nil {
 		return fail(err)

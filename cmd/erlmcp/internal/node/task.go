@@ -18,7 +18,7 @@ func (n *Node) taskLimits() mcp.TaskLimits {
 		Node:    name,
 		Workers: int(t.Workers), Queue: int(t.Queue), Unfinished: int(t.Unfinished),
 		QueuePerPrincipal: int(t.QueuePerPrincipal), UnfinishedPerPrincipal: int(t.UnfinishedPerPrincipal), WaitGrace: t.WaitGrace,
-		TTL: t.TTL, TimeLimit: t.TimeLimit, InputLimit: t.InputLimit,
+		TTL: t.TTL, TimeLimit: t.TimeLimit, InputLimit: t.InputLimit, Lease: t.Lease,
 	}
 }
 

@@ -1,0 +1,192 @@
+package cluster
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/erlmcp/erlmcp/test/conversation"
+	"github.com/erlmcp/erlmcp/test/nodejs"
+	"github.com/erlmcp/erlmcp/test/process"
+)
+
+// The conversations of test/conversation with a cluster: the official Go SDK through mcp/failover, and the official TypeScript SDK
+// with the rule of docs/cluster.md in its fetch, while members die, freeze and lose each other behind any message.
+
+var fixtures struct {
+	once sync.Once
+	path string
+	err  error
+}
+
+// talkers make a fleet with the fixtures' tools beside the product's.
+func talkers(t *testing.T, on site, args ...string) *talks {
+	t.Helper()
+	fixtures.once.Do(func() { fixtures.path, fixtures.err = process.Build(filepath.Dir(binary), "fixtures") })
+	require.NoError(t, fixtures.err)
+	effects := filepath.Join(t.TempDir(), "effects")
+	f := &fleet{t: t, bin: fixtures.path, args: append([]string{"--set", "mcp.tasks.lease=2s"}, args...), env: []string{"ERLMCP_TEST_EFFECTS=" + effects}, acked: map[string]bool{}}
+	return &talks{f: f.found(3, on), effects: effects}
+}
+
+// talks are conversations with one fleet, one after the other.
+type talks struct {
+	f       *fleet
+	effects string
+	runs    int
+	back    sync.WaitGroup // members that are on their way back
+	failed  chan error
+}
+
+// whole reports whether all members serve and know a leader.
+func (k *talks) whole() bool {
+	for _, x := range k.f.nodes {
+		k.f.mu.Lock()
+		up := x.server != nil
+		k.f.mu.Unlock()
+		if !up || !k.f.status(x).Quorum {
+			return false
+		}
+	}
+	return true
+}
+
+// urlOf is where the member's clients find it; nil: it is down.
+func (k *talks) urlOf(x *node) *url.URL {
+	k.f.mu.Lock()
+	defer k.f.mu.Unlock()
+	if x.server == nil {
+		return nil
+	}
+	u, _ := url.Parse(x.server.URL())
+	return u
+}
+
+// bounce kills a member and starts it again soon.
+func (k *talks) bounce(x *node) {
+	k.f.mu.Lock()
+	s := x.server
+	x.server, x.caller = nil, nil
+	k.f.mu.Unlock()
+	if s == nil {
+		return
+	}
+	s.Kill()
+	k.back.Go(func() {
+		if err := k.f.tryStart(x); err != nil {
+			k.failed <- fmt.Errorf("%s does not start again: %w", x.name, err)
+		}
+	})
+}
+
+// talk has one conversation that begins with member first. harm does harm behind messages, and returns how often it did.
+func (k *talks) talk(t *testing.T, client conversation.Client, wanted []conversation.WantedStep, first, most int, harm func(n, at int) bool) (messages []string, harms int) {
+	t.Helper()
+	k.runs++
+	k.failed = make(chan error, 100)
+	require.NoError(t, os.Truncate(k.effects, 0))
+	var targets []func() *url.URL
+	nodes := append(append([]*node{}, k.f.nodes[first:]...), k.f.nodes[:first]...)
+	for _, x := range nodes {
+		targets = append(targets, func() *url.URL { return k.urlOf(x) })
+	}
+	w := conversation.NewWire(func(n, at int) {
+		if harms < most && harm(n, k.f.indexOf(nodes[at])) {
+			harms++
+		}
+	}, targets...)
+	began := time.Now()
+	got := client(w.URLs(), fmt.Sprintf("@%d", k.runs), 1+most)
+	w.Close()
+	k.back.Wait()
+	close(k.failed)
+	for err := range k.failed {
+		require.NoError(t, err)
+	}
+	wrong := append(conversation.Judge(wanted, got, harms, k.effects), w.Rules()...)
+	messages = w.Messages()
+	if len(wrong) > 0 {
+		for _, line := range wrong {
+			t.Error(line)
+		}
+		for i, m := range messages {
+			t.Logf("%3d %s", i+1, m)
+		}
+		for _, x := range k.f.nodes {
+			if x.server != nil {
+				t.Logf("%s: %s", x.name, x.server.Stderr())
+			}
+		}
+	}
+	t.Logf("%d messages, %d times harm, %v", len(messages), harms, time.Since(began).Round(time.Millisecond))
+	return messages, harms
+}
+
+func never(int, int) bool { return false }
+
+func TestGoClientTalksToADyingCluster(t *testing.T) {
+	dyingCluster(t, conversation.TalkGo, conversation.WantedInSession)
+}
+
+func TestStatelessGoClientTalksToADyingCluster(t *testing.T) {
+	dyingCluster(t, conversation.TalkStateless, conversation.WantedStateless)
+}
+
+func TestTypeScriptClientTalksToADyingCluster(t *testing.T) {
+	client, err := conversation.TypeScript(nodejs.Require(t), t.TempDir())
+	require.NoError(t, err)
+	dyingCluster(t, client, conversation.WantedInSession)
+}
+
+// dyingCluster kills the member that passed a message, behind several messages of one conversation, whenever the cluster is whole
+// again; with ERLMCP_CONVERSATIONS=all behind each message of a conversation of its own, and then the leader.
+func dyingCluster(t *testing.T, client conversation.Client, wanted []conversation.WantedStep) {
+	if testing.Short() {
+		t.Skip("kills members for some seconds")
+	}
+	k := talkers(t, nil)
+	messages, _ := k.talk(t, client, wanted, 0, 0, never)
+	require.False(t, t.Failed(), "the conversation fails even without harm")
+	if os.Getenv("ERLMCP_CONVERSATIONS") == "all" {
+		for _, whom := range []string{"the member that passed it", "the leader"} {
+			for at := 1; at <= len(messages)+5 && !t.Failed(); at++ {
+				t.Logf("%s is killed behind message %d", whom, at)
+				k.f.wait("a whole cluster", k.whole)
+				first := k.f.indexOf(k.f.leader())
+				if at%2 == 0 {
+					first = (first + 1) % len(k.f.nodes)
+				}
+				leader := k.f.leader()
+				k.talk(t, client, wanted, first, 1, func(n, passed int) bool {
+					if n != at {
+						return false
+					}
+					if whom == "the leader" {
+						k.bounce(leader)
+					} else {
+						k.bounce(k.f.nodes[passed])
+					}
+					return true
+				})
+			}
+		}
+		return
+	}
+	stride := len(messages)/5 + 1
+	next := stride / 2
+	_, harms := k.talk(t, client, wanted, k.f.indexOf(k.f.leader()), 5, func(n, passed int) bool {
+		if n < next || !k.whole() {
+			return false
+		}
+		next = n + stride
+		k.bounce(k.f.nodes[passed])
+		return true
+	})
+	require.Positive(t, harms)
+}
