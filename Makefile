@@ -44,7 +44,7 @@ FAILOVERS    ?= 100
 SOAKFLAGS    ?=
 BENCHFLAGS   ?=
 
-.PHONY: backup-faults backup-memory cluster cluster-load failover failures help build serve test lint conformance conversations fuzz crash corruption soak bench bench-wal install clean
+.PHONY: backup-faults backup-memory cluster cluster-load failover failures help build serve test lint conformance conversations cluster-conversations fuzz crash corruption soak bench bench-wal install clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -97,6 +97,9 @@ conformance: ## the public MCP conformance suite, both protocol generations on o
 
 conversations: ## kill -9 behind every message of long conversations, with the Go and the TypeScript client (about 20 minutes)
 	ERLMCP_CONVERSATIONS=all $(GO) test -count=1 -timeout 0 -v $(TESTFLAGS) ./test/conversation
+
+cluster-conversations: ## the same with a cluster: members die, move out of reach, lose each other behind every message (about 40 minutes)
+	ERLMCP_CONVERSATIONS=all $(GO) test -count=1 -timeout 0 -v -run 'Talk|Clients|Conversation' $(TESTFLAGS) ./test/cluster
 
 fuzz: ## every fuzz target for FUZZTIME (30s) each
 	@for pkg in $$($(GO) list ./...); do \

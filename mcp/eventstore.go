@@ -38,10 +38,14 @@ func decodeEvent(key, value []byte) (storedEvent, error) {
 	}, nil
 }
 
-// commit reads nothing: one stream has one writer, so there is no conflict to
-// look for and the transaction waits for the log only.
+// commit reads nothing but, among several processes, whose the session is: one
+// stream has one writer, so there is no conflict to look for and the transaction
+// waits for the log only.
 func (e *engineSessions) commit(ctx context.Context, session string, c streamChange) error {
 	return e.update(ctx, "stream events", func(tx *engine.Tx) error {
+		if err := e.atHome(tx, session); err != nil {
+			return err
+		}
 		raw, err := marshal(&c.Record)
 		if err != nil {
 			return err

@@ -268,6 +268,9 @@ func NewRuntime(store Store, o Options) (*Runtime, error) {
 	}
 	r.Go(func(context.Context) { r.updates.run() })
 	r.Go(r.sessions.run)
+	if r.sessions.shared() {
+		r.Go(r.sessions.followHomes)
+	}
 	return r, nil
 }
 

@@ -97,6 +97,9 @@ func (m *memorySessions) unsubscribe(_ context.Context, id, uri string) error {
 	return m.with(id, func(s *memorySession) { delete(s.subs, uri) })
 }
 
+func (m *memorySessions) claim(context.Context, string) error { return nil }
+func (m *memorySessions) home(context.Context, string) error  { return nil }
+
 func (m *memorySessions) remove(_ context.Context, id string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

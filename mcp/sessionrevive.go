@@ -26,6 +26,15 @@ func (s *session) revive(ctx context.Context, principal string) error {
 	if !rec.Seen.Add(r.rt.opts.SessionTimeout).After(r.rt.opts.Now()) {
 		return ErrNoSession // the next sweep removes it
 	}
+	if r.shared() {
+		// From here on nobody else writes to it; read again what they wrote until now.
+		if err := r.store.claim(ctx, s.id); err != nil {
+			return err
+		}
+		if rec, err = r.store.load(ctx, s.id); err != nil {
+			return err
+		}
+	}
 	s.protocol, s.initialized, s.touched = rec.Protocol, rec.Initialized, rec.Seen
 	s.nextID, s.endID = rec.NextRequest, rec.NextRequest
 	if err := s.endInterrupted(ctx); err != nil {
@@ -81,7 +90,7 @@ func (s *session) endInterrupted(ctx context.Context) error {
 		if rec.Done || rec.Name == standaloneName {
 			continue
 		}
-		why, reason := "the server restarted while it ran; what it did until then may be in effect", "server_restarted"
+		why, reason := "the server restarted, or the session moved to another member, while it ran; what it did until then may be in effect", "server_restarted"
 		if rec.Boot == s.reg.boot {
 			why, reason = "its event stream ended because an event could not be stored; what it did until then may be in effect", "stream_lost"
 		}

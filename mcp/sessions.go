@@ -86,7 +86,7 @@ func newSessions(r *Runtime) (*sessions, error) {
 		reg.store = newMemorySessions()
 		return reg, nil
 	}
-	reg.store = &engineSessions{store: r.store}
+	reg.store = &engineSessions{store: r.store, boot: reg.boot, shared: reg.shared()}
 	n, err := reg.countStored(context.Background())
 	if err != nil {
 		return nil, fmt.Errorf("mcp: read the sessions: %w", err)
@@ -94,6 +94,9 @@ func newSessions(r *Runtime) (*sessions, error) {
 	reg.count.Store(n)
 	return reg, nil
 }
+
+// shared reports whether other processes have the same store.
+func (r *sessions) shared() bool { return r.rt.store != nil && r.rt.opts.Tasks.Node != "" }
 
 func (r *sessions) countStored(ctx context.Context) (n int64, err error) {
 	err = r.each(ctx, func(*sessionRecord) error {
@@ -210,6 +213,15 @@ func (r *sessions) acquire(ctx context.Context, id, principal string) (*session,
 			r.release(s)
 			return nil, ErrNoSession
 		}
+		if s.err == nil && !first {
+			again, err := r.recheck(ctx, s)
+			if again {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
 		switch {
 		case errors.Is(s.err, errForeign) && !first:
 			continue // it is not known whether it belongs to this principal
@@ -227,6 +239,23 @@ func (r *sessions) acquire(ctx context.Context, id, principal string) (*session,
 		r.touch(ctx, s, now)
 		return s, nil
 	}
+}
+
+// recheck makes sure that a session in memory, of which the caller has a use,
+// was nowhere else meanwhile. If it was, what memory says of it is old: again is
+// true, and the use over, as with an error.
+func (r *sessions) recheck(ctx context.Context, s *session) (again bool, err error) {
+	err = r.store.home(ctx, s.id)
+	if err == nil {
+		return false, nil
+	}
+	r.release(s)
+	if errors.Is(err, errMoved) {
+		r.forget(s)
+		s.kill()
+		return true, nil
+	}
+	return false, err
 }
 
 // isSessionID reports whether id could be one of ours.
@@ -361,7 +390,11 @@ func (s *session) closed() error {
 // that a restart would forget may reach the client. The client's next request
 // connects it again, if the store works again.
 func (s *session) fail(err error) {
-	s.reg.rt.log.Error("session disconnected: an event could not be stored", "error", err)
+	if errors.Is(err, errMoved) || errors.Is(err, ErrNoSession) {
+		s.reg.rt.log.Debug("session disconnected", "reason", err)
+	} else {
+		s.reg.rt.log.Error("session disconnected: an event could not be stored", "error", err)
+	}
 	s.reg.forget(s)
 	s.kill()
 }

@@ -88,6 +88,10 @@ type sessionStore interface {
 	touch(ctx context.Context, id string, seen, expires time.Time) error
 	subscribe(ctx context.Context, id, uri string) error
 	unsubscribe(ctx context.Context, id, uri string) error
+	// claim makes this process the home of a session, home is errMoved when
+	// another one is, and ErrNoSession when the session ended: see sessionhome.go.
+	claim(ctx context.Context, id string) error
+	home(ctx context.Context, id string) error
 	// remove ends a session and forgets all of it.
 	remove(ctx context.Context, id string) error
 	// list returns up to limit sessions with ids above after, in order of id,
@@ -104,7 +108,9 @@ type sessionStore interface {
 
 // engineSessions is the sessionStore on engine transactions.
 type engineSessions struct {
-	store Store
+	store  Store
+	boot   string // this run of the process
+	shared bool   // other processes have the same store
 }
 
 func (e *engineSessions) update(ctx context.Context, label string, fn func(tx *engine.Tx) error, opts ...engine.TxOption) error {
@@ -124,6 +130,11 @@ func putJSON(tx *engine.Tx, table string, key []byte, v any) error {
 
 func (e *engineSessions) create(ctx context.Context, rec *sessionRecord) error {
 	return e.update(ctx, "session create", func(tx *engine.Tx) error {
+		if e.shared {
+			if err := tx.Put(tableHome, []byte(rec.ID), []byte(e.boot)); err != nil {
+				return err
+			}
+		}
 		return putJSON(tx, tableSessions, []byte(rec.ID), rec)
 	})
 }
@@ -250,7 +261,11 @@ func (e *engineSessions) remove(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	rows = append([]row{{tableSessions, []byte(id)}, {tableSeen, []byte(id)}}, rows...)
+	first := []row{{tableSessions, []byte(id)}, {tableSeen, []byte(id)}}
+	if e.shared {
+		first = append(first, row{tableHome, []byte(id)})
+	}
+	rows = append(first, rows...)
 	for len(rows) > 0 {
 		n := min(len(rows), removeBatch)
 		err := e.update(ctx, "session remove", func(tx *engine.Tx) error {

@@ -37,6 +37,10 @@ func (r *sessions) sweep(ctx context.Context) error {
 	}
 	var errs []error
 	for _, id := range expired {
+		if moved, err := r.elsewhere(ctx, id); moved || err != nil {
+			errs = append(errs, err)
+			continue
+		}
 		if err := r.end(ctx, id); !errors.Is(err, ErrNoSession) {
 			errs = append(errs, err)
 		}
@@ -54,6 +58,19 @@ func (r *sessions) sweep(ctx context.Context) error {
 		errs = append(errs, r.endExpired(ctx, now))
 	}
 	return errors.Join(errs...)
+}
+
+// elsewhere lets go of a session that is idle here and another process's.
+func (r *sessions) elsewhere(ctx context.Context, id string) (bool, error) {
+	err := r.store.home(ctx, id)
+	if errors.Is(err, errMoved) {
+		r.letGo(id)
+		return true, nil
+	}
+	if errors.Is(err, ErrNoSession) {
+		err = nil
+	}
+	return false, err
 }
 
 // idle looks through the sessions in memory. It returns the ids of those whose
@@ -113,7 +130,9 @@ func (r *sessions) noteUse(ctx context.Context, s *session) {
 // endExpired removes the sessions whose time is over from the store.
 func (r *sessions) endExpired(ctx context.Context, now time.Time) error {
 	var over []string
+	stored := int64(0)
 	err := r.each(ctx, func(rec *sessionRecord) error {
+		stored++
 		r.mu.Lock()
 		live := r.live[rec.ID] != nil
 		r.mu.Unlock()
@@ -122,6 +141,9 @@ func (r *sessions) endExpired(ctx context.Context, now time.Time) error {
 		}
 		return nil
 	})
+	if err == nil && r.shared() {
+		r.count.Store(stored) // others open and end sessions too
+	}
 	for _, id := range over {
 		if endErr := r.end(ctx, id); !errors.Is(endErr, ErrNoSession) {
 			err = errors.Join(err, endErr)

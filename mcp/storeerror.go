@@ -18,7 +18,7 @@ func refusedByStore(err error) bool {
 	if errors.Is(err, engine.ErrUnknownOutcome) {
 		return false
 	}
-	for _, refusal := range []error{engine.ErrOverloaded, engine.ErrNoSpace, engine.ErrUnavailable, engine.ErrConflict} {
+	for _, refusal := range []error{errMoved, engine.ErrOverloaded, engine.ErrNoSpace, engine.ErrUnavailable, engine.ErrConflict} {
 		if errors.Is(err, refusal) {
 			return true
 		}

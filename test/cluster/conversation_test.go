@@ -1,10 +1,12 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -42,6 +44,8 @@ type talks struct {
 	runs    int
 	back    sync.WaitGroup // members that are on their way back
 	failed  chan error
+	wire    *conversation.Wire // of the conversation under way
+	order   []*node            // as the wire numbers them
 }
 
 // whole reports whether all members serve and know a leader.
@@ -96,11 +100,13 @@ func (k *talks) talk(t *testing.T, client conversation.Client, wanted []conversa
 	for _, x := range nodes {
 		targets = append(targets, func() *url.URL { return k.urlOf(x) })
 	}
+	k.order = nodes
 	w := conversation.NewWire(func(n, at int) {
 		if harms < most && harm(n, k.f.indexOf(nodes[at])) {
 			harms++
 		}
 	}, targets...)
+	k.wire = w
 	began := time.Now()
 	got := client(w.URLs(), fmt.Sprintf("@%d", k.runs), 1+most)
 	w.Close()
@@ -189,4 +195,59 @@ func dyingCluster(t *testing.T, client conversation.Client, wanted []conversatio
 		return true
 	})
 	require.Positive(t, harms)
+}
+
+// TestClientsMoveBetweenLiveMembers cuts a client off the member it talks to, again and again: it comes back to members that still
+// remember its session as it was.
+func TestClientsMoveBetweenLiveMembers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("talks for some seconds")
+	}
+	k := talkers(t, nil)
+	for name, talker := range map[string]struct {
+		client conversation.Client
+		wanted []conversation.WantedStep
+	}{
+		"go":         {conversation.TalkGo, conversation.WantedInSession},
+		"stateless":  {conversation.TalkStateless, conversation.WantedStateless},
+		"typescript": {k.typescript(t), conversation.WantedInSession},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if talker.client == nil {
+				t.Skip("no Node here: what runs in Node was NOT tested")
+			}
+			often, most := []int{3}, 8
+			if os.Getenv("ERLMCP_CONVERSATIONS") == "all" {
+				often, most = []int{1, 2, 3, 4, 5, 7, 11}, 20
+			}
+			for _, every := range often {
+				was := -1
+				_, harms := k.talk(t, talker.client, talker.wanted, 0, most, func(n, passed int) bool {
+					if n%every != 0 {
+						return false
+					}
+					at := slices.Index(k.order, k.f.nodes[passed])
+					if was >= 0 {
+						k.wire.Cut(was, false)
+					}
+					k.wire.Cut(at, true)
+					was = at
+					return true
+				})
+				require.Positive(t, harms)
+			}
+		})
+	}
+}
+
+// typescript is nil where Node is not available.
+func (k *talks) typescript(t *testing.T) conversation.Client {
+	tools, err := nodejs.Install(t.Context())
+	if errors.Is(err, nodejs.ErrUnavailable) && os.Getenv("CI") != "true" {
+		return nil
+	}
+	require.NoError(t, err)
+	client, err := conversation.TypeScript(tools, t.TempDir())
+	require.NoError(t, err)
+	return client
 }

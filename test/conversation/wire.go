@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // A Wire passes messages between one client and the servers: one, or the
@@ -39,6 +40,7 @@ type gate struct {
 	at     int
 	target func() *url.URL
 	front  *httptest.Server
+	cut    atomic.Bool
 }
 
 // NewWire listens. targets tell where the servers are at the moment, nil: one
@@ -71,6 +73,16 @@ func (w *Wire) Close() {
 	for _, g := range w.gates {
 		g.front.CloseClientConnections()
 		g.front.Close()
+	}
+}
+
+// Cut breaks the client's connections to one server, which lives on, and lets
+// no new ones through until it is called with false.
+func (w *Wire) Cut(at int, cut bool) {
+	g := w.gates[at]
+	g.cut.Store(cut)
+	if cut {
+		g.front.CloseClientConnections()
 	}
 }
 
@@ -146,7 +158,7 @@ func (g *gate) forward(in *http.Request, body []byte) (*http.Response, error) {
 	unlock := sync.OnceFunc(w.passing.Unlock)
 	defer unlock()
 	target := g.target()
-	if target == nil {
+	if target == nil || g.cut.Load() {
 		return nil, errDown
 	}
 
