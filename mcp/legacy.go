@@ -365,6 +365,15 @@ func (f *front) pour(w http.ResponseWriter, req *http.Request, p pouring) {
 			}
 		case <-over:
 			return
+		case <-f.rt.cut.begun():
+			if p.events == nil {
+				bad := errCutOff()
+				if calls := p.st.unanswered(); len(calls) == 1 {
+					bad = bad.withID(calls[0])
+				}
+				f.refuse(w, req, bad)
+			}
+			return
 		case <-ctx.Done():
 			return
 		case <-f.closing(p.st):

@@ -265,6 +265,8 @@ func (r *Runtime) listen(ctx context.Context, call *Call, req *sdk.Subscriptions
 			want = new(filter) // the result tells the client that no more will come
 		case <-over:
 			want = new(filter)
+		case <-r.cut.begun():
+			return nil, errCutOff().rpc()
 		}
 	}
 	return &sdk.SubscriptionsListenResult{Meta: sdk.Meta(tag)}, nil

@@ -201,6 +201,7 @@ type Runtime struct {
 	audit       *auditor     // nil: no audit log
 	tracer      trace.Tracer // nil: no spans
 	listeners   *listeners
+	cut         *cutOff
 	catalog     catalog
 	stateless   *stateless
 	workers     *workers
@@ -232,6 +233,7 @@ func NewRuntime(store Store, o Options) (*Runtime, error) {
 		return nil, err
 	}
 	r := &Runtime{opts: o, store: store, log: o.Logger, done: make(chan struct{}), scopes: newToolScopes(o.ToolScopes), limiter: newLimiter(o.Rates, o.Now)}
+	r.cut = newCutOff()
 	r.updates = newUpdates(r)
 	if r.sessions, err = newSessions(r); err != nil {
 		return nil, err
@@ -270,6 +272,9 @@ func NewRuntime(store Store, o Options) (*Runtime, error) {
 	r.Go(r.sessions.run)
 	if r.sessions.shared() {
 		r.Go(r.sessions.followHomes)
+		if o.Freshness != nil {
+			r.Go(r.watchMajority)
+		}
 	}
 	return r, nil
 }

@@ -3,6 +3,8 @@ package mcp_test
 import (
 	"fmt"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -94,4 +96,31 @@ func TestCallsOfASessionThatMovesEndWithAnError(t *testing.T) {
 	require.Empty(t, call.rest())
 	again := listen(t, http.MethodGet, b.url, h, "").rest()
 	require.Equal(t, resumed, again)
+}
+
+func TestStreamsOfAMemberThatIsCutOffEnd(t *testing.T) {
+	var age atomic.Int64
+	store := newFaultyStore(t)
+	o := mcp.Options{Freshness: func() (uint64, time.Duration) { return 1, time.Duration(age.Load()) }}
+	o.Tasks.Node = "a"
+	l := live(t, store, o)
+	h := open(t, l.url)
+	require.Equal(t, 202, notify(t, l.url, h, initialized))
+	standalone := listen(t, http.MethodGet, l.url, h, "")
+	standalone.must()
+	call := listen(t, http.MethodPost, l.url, h, `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"steps","arguments":{"steps":2},"_meta":{"progressToken":1}}}`)
+	position := call.must().id
+
+	age.Store(int64(time.Hour))
+	require.Empty(t, standalone.rest())
+	require.Empty(t, call.rest())
+
+	age.Store(0) // and when the others are back the call has its answer
+	l.steps <- struct{}{}
+	l.steps <- struct{}{}
+	require.Eventually(t, func() bool {
+		h["Last-Event-ID"] = position
+		all := listen(t, http.MethodGet, l.url, h, "").rest()
+		return len(all) > 0 && strings.Contains(all[len(all)-1].data, "all steps done")
+	}, 10*time.Second, 10*time.Millisecond)
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"os"
 	"slices"
 	"syscall"
 	"testing"
@@ -47,6 +48,8 @@ func TestClientsTalkToASplittingCluster(t *testing.T) {
 			x := k.f.nodes[at]
 			require.NoError(t, syscall.Kill(x.server.PID(), syscall.SIGSTOP))
 			frozen[at] = x
+			// A client cannot tell a frozen member from a silent one: its open streams wait, its requests do not.
+			time.AfterFunc(3*time.Second, func() { _ = syscall.Kill(x.server.PID(), syscall.SIGCONT) })
 		}},
 	}
 	for name, talker := range map[string]struct {
@@ -63,8 +66,10 @@ func TestClientsTalkToASplittingCluster(t *testing.T) {
 			}
 			defer mend()
 			every, most := 17, len(ways)
-			if spell(0, time.Second) > 0 {
+			if os.Getenv("ERLMCP_CONVERSATIONS") == "all" {
 				every, most = 5, 5*len(ways)
+			} else if name != "typescript" {
+				t.Skip("make cluster-conversations runs this")
 			}
 			i, next := 0, 5
 			k.f.leader()

@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -73,7 +75,10 @@ func (k *talks) urlOf(x *node) *url.URL {
 }
 
 // bounce kills a member and starts it again soon.
-func (k *talks) bounce(x *node) {
+func (k *talks) bounce(x *node) { k.bounceAfter(x, func() error { return nil }) }
+
+// bounceAfter does something to the member's directory in between.
+func (k *talks) bounceAfter(x *node, between func() error) {
 	k.f.mu.Lock()
 	s := x.server
 	x.server, x.caller = nil, nil
@@ -83,7 +88,11 @@ func (k *talks) bounce(x *node) {
 	}
 	s.Kill()
 	k.back.Go(func() {
-		if err := k.f.tryStart(x); err != nil {
+		err := between()
+		if err == nil {
+			err = k.f.tryStart(x)
+		}
+		if err != nil {
 			k.failed <- fmt.Errorf("%s does not start again: %w", x.name, err)
 		}
 	})
@@ -184,9 +193,9 @@ func dyingCluster(t *testing.T, client conversation.Client, wanted []conversatio
 		}
 		return
 	}
-	stride := len(messages)/5 + 1
+	stride := len(messages)/3 + 1
 	next := stride / 2
-	_, harms := k.talk(t, client, wanted, k.f.indexOf(k.f.leader()), 5, func(n, passed int) bool {
+	_, harms := k.talk(t, client, wanted, k.f.indexOf(k.f.leader()), 3, func(n, passed int) bool {
 		if n < next || !k.whole() {
 			return false
 		}
@@ -238,6 +247,56 @@ func TestClientsMoveBetweenLiveMembers(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestClientsTalkWhileALogIsMended: the member that the client talks to dies, and its log is damaged before it comes back; repair puts
+// it back from the others, which serve the client meanwhile.
+func TestClientsTalkWhileALogIsMended(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes some segments")
+	}
+	k := talkers(t, nil, "--set", "storage.segment_size=128KiB", "--set", "storage.max_value_bytes=32KiB")
+	end := k.f.load("fill", 6)
+	var segments []string
+	victim := k.f.nodes[0]
+	k.f.wait("sealed segments", func() bool {
+		segments, _ = filepath.Glob(filepath.Join(victim.dir, "wal", "*.seg"))
+		return len(segments) > 4
+	})
+	end()
+	k.f.wait("a whole cluster", k.whole)
+	slices.Sort(segments)
+	_, harms := k.talk(t, conversation.TalkGo, conversation.WantedInSession, 0, 1, func(n, passed int) bool {
+		if n < 14 || k.f.nodes[passed] != victim {
+			return false
+		}
+		k.bounceAfter(victim, func() error { return mendDamaged(victim, segments[1]) })
+		return true
+	})
+	require.Equal(t, 1, harms)
+	k.f.wait("a whole cluster", k.whole)
+	k.f.check()
+}
+
+// mendDamaged flips a bit in the log of a stopped member and has repair put it back.
+func mendDamaged(x *node, segment string) error {
+	whole, err := os.ReadFile(segment)
+	if err != nil {
+		return err
+	}
+	damaged := bytes.Clone(whole)
+	damaged[len(damaged)/3] ^= 4
+	if err := os.WriteFile(segment, damaged, 0o600); err != nil {
+		return err
+	}
+	code, out, err := process.Command(context.Background(), binary, "cluster", "repair", "--data", x.dir)
+	if err != nil || code != 0 {
+		return fmt.Errorf("repair: code %d, %w\n%s", code, err, out)
+	}
+	if now, err := os.ReadFile(segment); err != nil || !bytes.Equal(now, whole) {
+		return fmt.Errorf("repair left the segment damaged: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // typescript is nil where Node is not available.
