@@ -178,6 +178,9 @@ func Step[T any](ctx context.Context, t *Task, name string, fn func(ctx context.
 	if err := t.settle(ctx); err != nil {
 		return out, err
 	}
+	if err := t.run.retryWrite(ctx, func() error { return t.run.tr.certain(ctx, t.run.f) }); err != nil {
+		return out, err
+	}
 	traced, end := t.run.tr.rt.traceStep(ctx, t, name)
 	result, err := fn(traced)
 	end(err)

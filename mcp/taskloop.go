@@ -86,7 +86,8 @@ func (tr *taskRunner) pass(ctx context.Context) (time.Duration, error) {
 // own registers this runtime as an owner of leases and keeps it one.
 func (tr *taskRunner) own() error {
 	tr.mu.Lock()
-	owner, due := tr.owner, tr.limits.Node != "" && !tr.rt.opts.Now().Before(tr.nextBeat)
+	began := tr.rt.opts.Now()
+	owner, due := tr.owner, tr.limits.Node != "" && !began.Before(tr.nextBeat)
 	tr.mu.Unlock()
 	if owner == "" {
 		owner = rand.Text()
@@ -105,6 +106,9 @@ func (tr *taskRunner) own() error {
 	}
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
+	if due || tr.owner != owner {
+		tr.proven = began // before the write: a pause may have come between
+	}
 	tr.owner = owner
 	if due || tr.nextBeat.IsZero() {
 		tr.nextBeat = tr.rt.opts.Now().Add(tr.limits.Lease / 3)

@@ -50,6 +50,23 @@ func (s taskStore) beat(owner string) error {
 	})
 }
 
+// certain is errLeaseLost when another runtime has taken the task over. Only a
+// process that could not prove itself for most of a lease time has to ask: it
+// was frozen or cut off, and others may have gone on with its tasks. Their
+// writes fence its results; this keeps it from doing the work once more.
+func (tr *taskRunner) certain(ctx context.Context, f fence) error {
+	if tr.limits.Node == "" {
+		return nil
+	}
+	tr.mu.Lock()
+	sure := tr.owner == f.owner && tr.rt.opts.Now().Sub(tr.proven) < tr.limits.Lease*2/3
+	tr.mu.Unlock()
+	if sure {
+		return nil
+	}
+	return tr.store.store.View(ctx, f.check)
+}
+
 // depose removes an owner whose counter still is beat; "" any counter.
 func (s taskStore) depose(owner string, beat uint64) error {
 	return s.update("task owner lost", workerActor, func(tx *engine.Tx) error {

@@ -54,6 +54,7 @@ type taskRunner struct {
 	skipped    int            // passes whose count was not taken
 	later      int            // waiting for a time or for answers, with no handler in memory
 	nextBeat   time.Time
+	proven     time.Time // nobody had taken over then; among several nodes
 }
 
 // ownerSilence is since when, by this process's clock, an owner stands still.

@@ -75,12 +75,12 @@ func Judge(wanted []WantedStep, got Report, kills int, effects string) (wrong []
 	if err != nil {
 		say("trace: %v", err)
 	}
-	return append(wrong, judgeTrace(string(trace), kills)...)
+	return append(wrong, JudgeTrace(string(trace), kills)...)
 }
 
-// judgeTrace looks for steps that ran after they were finished, or more often
+// JudgeTrace looks for steps that ran after they were finished, or more often
 // than kills can explain.
-func judgeTrace(trace string, kills int) (wrong []string) {
+func JudgeTrace(trace string, kills int) (wrong []string) {
 	runs := make(map[string]int)
 	finished := make(map[string]bool)
 	for line := range strings.Lines(trace) {

@@ -44,11 +44,11 @@ func TestJudgeFindsWhatIsWrong(t *testing.T) {
 }
 
 func TestJudgeCountsEffects(t *testing.T) {
-	require.Empty(t, judgeTrace("run a 1\nrun a 1\nfinished a 1\n", 1), "a kill may repeat what was not finished")
-	require.Len(t, judgeTrace("run a 1\nrun a 1\nfinished a 1\n", 0), 1, "nothing explains the second run")
-	require.Len(t, judgeTrace("run a 1\nfinished a 1\nrun a 1\nfinished a 1\n", 1), 1, "a finished step never runs again")
-	require.Len(t, judgeTrace("run a 1\n", 1), 1, "a step must finish")
-	require.Len(t, judgeTrace("nonsense\n", 1), 1)
+	require.Empty(t, JudgeTrace("run a 1\nrun a 1\nfinished a 1\n", 1), "a kill may repeat what was not finished")
+	require.Len(t, JudgeTrace("run a 1\nrun a 1\nfinished a 1\n", 0), 1, "nothing explains the second run")
+	require.Len(t, JudgeTrace("run a 1\nfinished a 1\nrun a 1\nfinished a 1\n", 1), 1, "a finished step never runs again")
+	require.Len(t, JudgeTrace("run a 1\n", 1), 1, "a step must finish")
+	require.Len(t, JudgeTrace("nonsense\n", 1), 1)
 }
 
 func TestRecordKnowsTheRules(t *testing.T) {
