@@ -90,7 +90,10 @@ func (s *session) endInterrupted(ctx context.Context) error {
 		if rec.Done || rec.Name == standaloneName {
 			continue
 		}
-		why, reason := "the server restarted, or the session moved to another member, while it ran; what it did until then may be in effect", "server_restarted"
+		why, reason := "the server restarted while it ran; what it did until then may be in effect", "server_restarted"
+		if s.reg.shared() {
+			why = "the session moved to another member of the cluster, or the server restarted, while it ran; what it did until then may be in effect"
+		}
 		if rec.Boot == s.reg.boot {
 			why, reason = "its event stream ended because an event could not be stored; what it did until then may be in effect", "stream_lost"
 		}

@@ -82,7 +82,7 @@ store: the cluster then begins with what is in it. Nothing is copied or exported
 			return err
 		}
 		_, err = fmt.Fprintf(a.out, "%s is the first member of cluster %s.\n\nNext:\n  erlmcp serve --data %s\n  erlmcp cluster token --data %s\n",
-			name, id.Authority.ClusterID(), cfg.DataDir, cfg.DataDir)
+			name, id.Authority().ClusterID(), cfg.DataDir, cfg.DataDir)
 		return err
 	}
 	return cmd

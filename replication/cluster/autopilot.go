@@ -375,8 +375,8 @@ func (m *Member) RenewCertificate(ctx context.Context) error {
 		return err
 	}
 	var a renewAnswer
-	if m.id.Authority.Key != nil {
-		a.Cert, err = m.id.Authority.Issue(csr, m.name, m.o.Now())
+	if m.id.Authority().Key != nil {
+		a.Cert, err = m.id.Authority().Issue(csr, m.name, m.o.Now())
 	} else {
 		err = &refused{text: "no other member is known"}
 		for _, p := range m.peers() {

@@ -350,9 +350,9 @@ func (m *Member) onJoin(ctx context.Context, _ string, q joinAsk) (a joinAnswer,
 	if err := errors.Join(trust.CheckName(q.Name), checkAddress(q.Advertise)); err != nil {
 		return a, &refused{text: err.Error()}
 	}
-	t, err := m.id.Authority.CheckToken(q.Token, m.o.Now())
+	t, err := m.id.Authority().CheckToken(q.Token, m.o.Now())
 	if err != nil {
-		return a, &refused{text: err.Error(), retry: m.id.Authority.Key == nil}
+		return a, &refused{text: err.Error(), retry: m.id.Authority().Key == nil}
 	}
 	node, store, err := m.opened()
 	if err != nil {
@@ -364,15 +364,15 @@ func (m *Member) onJoin(ctx context.Context, _ string, q joinAsk) (a joinAnswer,
 		}
 		a.Peers = append(a.Peers, string(s.Address))
 	}
-	if a.Cert, err = m.id.Authority.Issue(q.CSR, q.Name, m.o.Now()); err != nil {
+	if a.Cert, err = m.id.Authority().Issue(q.CSR, q.Name, m.o.Now()); err != nil {
 		return a, &refused{text: err.Error()}
 	}
 	if err := m.countUse(ctx, store, t); err != nil {
 		return a, err
 	}
-	a.Authority, a.Voter = m.id.Authority.Cert.Raw, t.Voter
+	a.Authority, a.Voter = m.id.Authority().Cert.Raw, t.Voter
 	if t.Voter {
-		if a.Key, err = m.id.Authority.KeyDER(); err != nil {
+		if a.Key, err = m.id.Authority().KeyDER(); err != nil {
 			return a, err
 		}
 	}
@@ -396,7 +396,7 @@ func (m *Member) onRenew(_ context.Context, from string, q renewAsk) (a renewAns
 	}
 	for _, s := range node.Status().Members {
 		if string(s.ID) == from {
-			a.Cert, err = m.id.Authority.Issue(q.CSR, from, m.o.Now())
+			a.Cert, err = m.id.Authority().Issue(q.CSR, from, m.o.Now())
 			return a, err
 		}
 	}

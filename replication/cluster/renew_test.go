@@ -32,7 +32,7 @@ func TestCertificateRenewsItselfInTime(t *testing.T) {
 			id, err := trust.Load(filepath.Join(s.dir, Folder))
 			return err == nil && id.Expires().Equal(s.m.id.Expires())
 		})
-		require.Equal(t, first.Authority.ClusterID(), s.m.id.Authority.ClusterID())
+		require.Equal(t, first.Authority().ClusterID(), s.m.id.Authority().ClusterID())
 		s.stop()
 	}
 }

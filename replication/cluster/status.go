@@ -71,7 +71,7 @@ func (m *Member) Status(ctx context.Context) (Status, error) {
 	m.mu.Lock()
 	node, store, me, reason := m.node, m.store, m.me, m.reason
 	m.mu.Unlock()
-	out := Status{Cluster: m.id.Authority.ClusterID(), Name: me.Name, State: "starting", Certificate: m.id.Expires(), Rebuild: reason, Age: -1}
+	out := Status{Cluster: m.id.Authority().ClusterID(), Name: me.Name, State: "starting", Certificate: m.id.Expires(), Rebuild: reason, Age: -1}
 	if node == nil {
 		return out, nil
 	}
@@ -164,5 +164,5 @@ func (m *Member) Token(o TokenOptions) (string, error) {
 		return "", fmt.Errorf("%w: a token lives from 1 s to 720 h and is used 0 (any number) or more times", ErrMember)
 	}
 	addresses := append([]string{m.self().Address}, m.peers()...)
-	return m.id.Authority.NewToken(trust.Token{Addresses: addresses, Expires: m.o.Now().Add(o.TTL), Voter: o.Voter, Uses: o.Uses})
+	return m.id.Authority().NewToken(trust.Token{Addresses: addresses, Expires: m.o.Now().Add(o.TTL), Voter: o.Voter, Uses: o.Uses})
 }

@@ -114,7 +114,8 @@ func (t Token) Joining(protocol string) *tls.Config {
 			if a.ClusterID() != t.Cluster {
 				return fmt.Errorf("%w: the other side belongs to cluster %s, the token to %s", ErrTrust, a.ClusterID(), t.Cluster)
 			}
-			id := &Identity{Authority: a}
+			id := new(Identity)
+			id.now.Store(&standing{trusted: []*Authority{a}})
 			_, err := s.PeerCertificates[0].Verify(verifyOptions(id))
 			return err
 		},

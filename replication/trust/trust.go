@@ -1,10 +1,11 @@
 // Package trust says who belongs to a cluster: a certificate authority of the cluster's own, one certificate per
 // member, and tokens that let a machine ask for one.
 //
-//	DIR/cluster/ca.crt     the authority; every member
+//	DIR/cluster/ca.crt     the authority; every member. While it is replaced, both: the one that issues first
 //	DIR/cluster/ca.key     its key, 0600; voters only: any of them can admit members and renew certificates
 //	DIR/cluster/node.crt   this member's certificate, a year long, renewed by itself after two thirds of it
 //	DIR/cluster/node.key   its key, 0600; made here, never leaves the machine
+//	DIR/cluster/pending    the four files while they are replaced: they change together or not at all
 //
 // All keys are Ed25519, all connections TLS 1.3 with certificates on both sides. Whoever holds ca.key can make members:
 // it is as worth protecting as the data. Nothing here depends on a name service: certificates are checked against the
@@ -19,13 +20,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/big"
-	"os"
-	"path/filepath"
 	"regexp"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -148,19 +148,61 @@ func (a *Authority) Issue(csr []byte, name string, now time.Time) ([]byte, error
 
 // Identity is a member's certificate and what it checks others with. Safe for concurrent use.
 type Identity struct {
-	Authority *Authority
-	Name      string
-	leaf      atomic.Pointer[tls.Certificate]
+	Name string
+	now  atomic.Pointer[standing]
+	mu   sync.Mutex // held while now is replaced, and while files are written
 }
 
-// NewIdentity checks that certificate, key and authority belong together.
-func NewIdentity(a *Authority, der []byte, key ed25519.PrivateKey) (*Identity, error) {
-	id := &Identity{Authority: a}
+// standing is what an identity is at one time.
+type standing struct {
+	leaf    *tls.Certificate
+	trusted []*Authority // whose certificates are accepted, the one that issues first
+}
+
+// NewIdentity checks that certificate, key and authority belong together. Members with certificates of the other authorities
+// are trusted too.
+func NewIdentity(a *Authority, der []byte, key ed25519.PrivateKey, others ...*Authority) (*Identity, error) {
+	id := new(Identity)
+	id.now.Store(&standing{trusted: append([]*Authority{a}, others...)})
 	return id, id.Renew(der, key)
+}
+
+// Authority is the one that issues.
+func (id *Identity) Authority() *Authority { return id.now.Load().trusted[0] }
+
+// Trusted are all authorities whose certificates are accepted, the one that issues first.
+func (id *Identity) Trusted() []*Authority { return slices.Clone(id.now.Load().trusted) }
+
+// Issuer is the authority that this member's own certificate is of.
+func (id *Identity) Issuer() *Authority {
+	st := id.now.Load()
+	for _, a := range st.trusted {
+		if st.leaf.Leaf.CheckSignatureFrom(a.Cert) == nil {
+			return a
+		}
+	}
+	return st.trusted[0] // Renew saw to it
+}
+
+// Trust replaces the authorities; the first one issues from now on. The member's own certificate must be of one of them.
+func (id *Identity) Trust(list ...*Authority) error {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	st := id.now.Load()
+	for _, a := range list {
+		if st.leaf.Leaf.CheckSignatureFrom(a.Cert) == nil {
+			id.now.Store(&standing{leaf: st.leaf, trusted: list})
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: this member's certificate is of an authority that would not be trusted any more", ErrTrust)
 }
 
 // Renew replaces the certificate; connections made from now on use it.
 func (id *Identity) Renew(der []byte, key ed25519.PrivateKey) error {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	st := id.now.Load()
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
 		return fmt.Errorf("%w: certificate: %w", ErrTrust, err)
@@ -168,29 +210,39 @@ func (id *Identity) Renew(der []byte, key ed25519.PrivateKey) error {
 	if pub, ok := cert.PublicKey.(ed25519.PublicKey); !ok || !pub.Equal(key.Public()) {
 		return fmt.Errorf("%w: certificate and key do not belong together", ErrTrust)
 	}
-	if err := cert.CheckSignatureFrom(id.Authority.Cert); err != nil {
+	var issuer *Authority
+	for _, a := range st.trusted {
+		if err = cert.CheckSignatureFrom(a.Cert); err == nil {
+			issuer = a
+			break
+		}
+	}
+	if issuer == nil {
 		return fmt.Errorf("%w: the certificate is not of this cluster: %w", ErrTrust, err)
 	}
 	if id.Name != "" && id.Name != cert.Subject.CommonName {
 		return fmt.Errorf("%w: the certificate is for %s, this is %s", ErrTrust, cert.Subject.CommonName, id.Name)
 	}
 	id.Name = cert.Subject.CommonName
-	id.leaf.Store(&tls.Certificate{Certificate: [][]byte{der, id.Authority.Cert.Raw}, PrivateKey: key, Leaf: cert})
+	leaf := &tls.Certificate{Certificate: [][]byte{der, issuer.Cert.Raw}, PrivateKey: key, Leaf: cert}
+	id.now.Store(&standing{leaf: leaf, trusted: st.trusted})
 	return nil
 }
 
 // Expires is when the certificate ends; RenewAfter is when it should be replaced.
-func (id *Identity) Expires() time.Time { return id.leaf.Load().Leaf.NotAfter }
+func (id *Identity) Expires() time.Time { return id.now.Load().leaf.Leaf.NotAfter }
 
 // RenewAfter is when two thirds of the certificate's time are over.
 func (id *Identity) RenewAfter() time.Time {
-	l := id.leaf.Load().Leaf
+	l := id.now.Load().leaf.Leaf
 	return l.NotBefore.Add(l.NotAfter.Sub(l.NotBefore) * 2 / 3)
 }
 
 func (id *Identity) pool() *x509.CertPool {
 	p := x509.NewCertPool()
-	p.AddCert(id.Authority.Cert)
+	for _, a := range id.now.Load().trusted {
+		p.AddCert(a.Cert)
+	}
 	return p
 }
 
@@ -204,7 +256,7 @@ func (id *Identity) Server(protocols, open []string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: append(append([]string{}, protocols...), open...),
 		ClientCAs: id.pool(), ClientAuth: tls.VerifyClientCertIfGiven,
-		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return id.leaf.Load(), nil },
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return id.now.Load().leaf, nil },
 		SessionTicketsDisabled: true, // a resumed session would outlive its certificate
 		VerifyConnection: func(s tls.ConnectionState) error {
 			if s.NegotiatedProtocol == "" {
@@ -222,7 +274,7 @@ func (id *Identity) Server(protocols, open []string) *tls.Config {
 func (id *Identity) Client(protocol, name string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{protocol}, RootCAs: id.pool(), ServerName: serverName,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return id.leaf.Load(), nil },
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return id.now.Load().leaf, nil },
 		VerifyConnection: func(s tls.ConnectionState) error {
 			if got := s.PeerCertificates[0].Subject.CommonName; name != "" && got != name {
 				return fmt.Errorf("%w: %s answers where %s was expected", ErrTrust, got, name)
@@ -230,121 +282,4 @@ func (id *Identity) Client(protocol, name string) *tls.Config {
 			return nil
 		},
 	}
-}
-
-// Save writes the identity into dir (0700), which may not hold another one unless it is the same cluster's.
-func (id *Identity) Save(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	leaf := id.leaf.Load()
-	key, err := x509.MarshalPKCS8PrivateKey(leaf.PrivateKey)
-	if err != nil {
-		return err
-	}
-	files := []struct {
-		name, kind string
-		der        []byte
-		mode       os.FileMode
-	}{
-		{"ca.crt", "CERTIFICATE", id.Authority.Cert.Raw, 0o644},
-		{"node.key", "PRIVATE KEY", key, 0o600},
-		{"node.crt", "CERTIFICATE", leaf.Leaf.Raw, 0o644},
-	}
-	if id.Authority.Key != nil {
-		der, err := x509.MarshalPKCS8PrivateKey(id.Authority.Key)
-		if err != nil {
-			return err
-		}
-		files = append(files, struct {
-			name, kind string
-			der        []byte
-			mode       os.FileMode
-		}{"ca.key", "PRIVATE KEY", der, 0o600})
-	}
-	for _, f := range files {
-		if err := writeFile(filepath.Join(dir, f.name), pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.der}), f.mode); err != nil {
-			return fmt.Errorf("write %s: %w", f.name, err)
-		}
-	}
-	return nil
-}
-
-// writeFile replaces a file durably.
-func writeFile(path string, data []byte, mode os.FileMode) error {
-	tmp := path + ".tmp"
-	_ = os.Remove(tmp)
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
-}
-
-// Load reads what Save wrote.
-func Load(dir string) (*Identity, error) {
-	ca, err := readPEM(dir, "ca.crt", "CERTIFICATE")
-	if err != nil {
-		return nil, err
-	}
-	a := &Authority{}
-	if a.Cert, err = x509.ParseCertificate(ca); err != nil {
-		return nil, fmt.Errorf("%w: ca.crt: %w", ErrTrust, err)
-	}
-	if a.Key, err = readKey(dir, "ca.key"); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	if a.Key != nil && !a.Key.Public().(ed25519.PublicKey).Equal(a.Cert.PublicKey) {
-		return nil, fmt.Errorf("%w: %s: ca.key and ca.crt do not belong together", ErrTrust, dir)
-	}
-	der, err := readPEM(dir, "node.crt", "CERTIFICATE")
-	if err != nil {
-		return nil, err
-	}
-	key, err := readKey(dir, "node.key")
-	if err != nil {
-		return nil, err
-	}
-	id, err := NewIdentity(a, der, key)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", dir, err)
-	}
-	return id, nil
-}
-
-func readPEM(dir, name, kind string) ([]byte, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil {
-		return nil, err
-	}
-	b, _ := pem.Decode(raw)
-	if b == nil || b.Type != kind {
-		return nil, fmt.Errorf("%w: %s holds no %s", ErrTrust, filepath.Join(dir, name), kind)
-	}
-	return b.Bytes, nil
-}
-
-func readKey(dir, name string) (ed25519.PrivateKey, error) {
-	der, err := readPEM(dir, name, "PRIVATE KEY")
-	if err != nil {
-		return nil, err
-	}
-	return ParseKey(der)
-}
-
-// ParseKey reads an Ed25519 key in PKCS 8.
-func ParseKey(der []byte) (ed25519.PrivateKey, error) {
-	k, err := x509.ParsePKCS8PrivateKey(der)
-	if err != nil {
-		return nil, fmt.Errorf("%w: key: %w", ErrTrust, err)
-	}
-	key, ok := k.(ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("%w: the key is not Ed25519", ErrTrust)
-	}
-	return key, nil
 }

@@ -166,7 +166,7 @@ func TestIdentityIsReadBackAndRenewed(t *testing.T) {
 	back, err := Load(dir)
 	require.NoError(t, err)
 	require.Equal(t, "n1", back.Name)
-	require.NotNil(t, back.Authority.Key)
+	require.NotNil(t, back.Authority().Key)
 	require.True(t, back.RenewAfter().After(now.Add(200*24*time.Hour)) && back.RenewAfter().Before(back.Expires()))
 
 	key, csr, err := Request("n1")
@@ -175,7 +175,7 @@ func TestIdentityIsReadBackAndRenewed(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, back.Renew(der, key))
 	require.True(t, back.Expires().After(id.Expires()))
-	require.ErrorContains(t, id.Renew(der, id.leaf.Load().PrivateKey.(ed25519.PrivateKey)), "do not belong together")
+	require.ErrorContains(t, id.Renew(der, id.now.Load().leaf.PrivateKey.(ed25519.PrivateKey)), "do not belong together")
 
 	_, csr2, err := Request("n2")
 	require.NoError(t, err)
