@@ -174,9 +174,9 @@ func (r *Repo) store(ctx context.Context, c *Chain, src Source, parent *Link, to
 		}
 		return w.Add(e)
 	}
-	var hash snapshot.StateHash
+	hash := st.Hash
 	if parent == nil {
-		err = src.Rows(ctx, func(e *snapshot.Entry) error { hash.Add(e); return add(e) })
+		hash, err = hashedRows(ctx, src, add)
 	} else {
 		err = src.Changed(ctx, parent.Index, add)
 	}
@@ -187,8 +187,8 @@ func (r *Repo) store(ctx context.Context, c *Chain, src Source, parent *Link, to
 	if inv.Packs, inv.Lists, err = w.Finish(); err != nil {
 		return nil, err
 	}
-	if got := hash.Sum(); parent == nil && got != st.Hash {
-		return nil, fmt.Errorf("%w: the rows that were read have state hash %x, the store says %x; nothing was committed", ErrDamaged, got, st.Hash)
+	if hash != st.Hash {
+		return nil, fmt.Errorf("%w: the rows that were read have state hash %x, the store says %x; nothing was committed", ErrDamaged, hash, st.Hash)
 	}
 	det := Details{
 		Label: o.Label, Term: st.Term, LogID: hex.EncodeToString(st.LogID[:]), Membership: st.Membership,
@@ -198,6 +198,13 @@ func (r *Repo) store(ctx context.Context, c *Chain, src Source, parent *Link, to
 	return r.commit(ctx, c, inv, det, func(newer *Link) error {
 		return errors.Join(fence(newer, token, needs), w.found.fence(newer))
 	})
+}
+
+// hashedRows calls fn for every row of a source and returns the state hash of the rows.
+func hashedRows(ctx context.Context, src Source, fn func(*snapshot.Entry) error) ([32]byte, error) {
+	hash := snapshot.NewHashing()
+	err := src.Rows(ctx, func(e *snapshot.Entry) error { hash.Add(e); return fn(e) })
+	return hash.Sum(), err
 }
 
 // present reports whether everything that a backup names is there and not truncated. A new backup must not share what is lost: it

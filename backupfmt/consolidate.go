@@ -153,9 +153,8 @@ type checkedSource struct{ *mergedSource }
 
 // Rows implements Source.
 func (s checkedSource) Rows(ctx context.Context, fn func(*snapshot.Entry) error) error {
-	var hash snapshot.StateHash
-	err := s.mergedSource.Rows(ctx, func(e *snapshot.Entry) error { hash.Add(e); return fn(e) })
-	if got := hash.Sum(); err == nil && got != s.state.Hash {
+	got, err := hashedRows(ctx, s.mergedSource, fn)
+	if err == nil && got != s.state.Hash {
 		err = &DamageError{Kind: "damaged", Object: manifestName(s.run[len(s.run)-1].Seq), Reason: fmt.Sprintf("its rows have state hash %x, recorded was %x", got, s.state.Hash)}
 	}
 	return err
