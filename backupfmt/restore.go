@@ -24,6 +24,8 @@ type RestoreOptions struct {
 	Replace  bool           // Dir holds a store that is to be moved aside; otherwise it must be absent or empty
 	Engine   engine.Options // of the restored store: key, file system
 	Progress func(phase string, rows, entries uint64)
+
+	replay bool // tests: the log is replayed, never folded
 }
 
 // Phase is a part of a restore and how long it took.
@@ -142,35 +144,60 @@ func (w *restorer) progress(phase string) {
 	}
 }
 
-// run builds and checks the store in the temporary directory.
+// run builds and checks the store in the temporary directory. The log is folded into the rows; where that turns out to be impossible,
+// it starts again and leaves the log to be replayed.
 func (w *restorer) run(ctx context.Context) error {
+	err := w.build(ctx, !w.o.replay)
+	if errors.Is(err, engine.ErrFold) {
+		w.rep.Rows, w.rep.Entries = 0, 0
+		err = w.build(ctx, false)
+	}
+	if err != nil {
+		return err
+	}
+	return w.open(ctx)
+}
+
+func (w *restorer) build(ctx context.Context, fold bool) error {
 	last := w.p.Backup()
 	b, err := engine.NewBuilder(w.tmp, w.o.Engine, engine.BuilderStart{Index: last.Index, Term: last.Term})
 	if err != nil {
 		return fmt.Errorf("backup: begin %s: %w", w.tmp, err)
 	}
-	if err := w.fill(ctx, b, last); err != nil {
+	if err := w.fill(ctx, b, last, fold); err != nil {
 		return errors.Join(err, b.Abort())
 	}
-	return w.open(ctx)
+	return nil
 }
 
-func (w *restorer) fill(ctx context.Context, b *engine.Builder, last *Link) error {
+func (w *restorer) fill(ctx context.Context, b *engine.Builder, last *Link, fold bool) error {
 	hash, err := hex.DecodeString(last.StateHash)
 	if err != nil || len(hash) != 32 {
 		return &DamageError{Kind: "damaged", Object: manifestName(last.Seq), Seq: last.Seq, Reason: "it has no state hash"}
 	}
+	if fold {
+		if err := w.log(ctx, b.FoldLog, last.Index); err != nil {
+			return err
+		}
+		w.phase("log")
+	}
 	if err := w.rows(ctx, b); err != nil {
 		return err
 	}
-	w.phase("rows")
-	if got := b.StateHash(); !bytes.Equal(got[:], hash) {
-		return &DamageError{Kind: "damaged", Object: manifestName(last.Seq), Seq: last.Seq, Reason: fmt.Sprintf("the restored rows have state hash %x, recorded was %x", got, hash)}
-	}
-	if err := w.log(ctx, b, last.Index); err != nil {
+	got, err := b.EndRows()
+	if err != nil {
 		return err
 	}
-	w.phase("log")
+	w.phase("rows")
+	if !bytes.Equal(got[:], hash) {
+		return &DamageError{Kind: "damaged", Object: manifestName(last.Seq), Seq: last.Seq, Reason: fmt.Sprintf("the restored rows have state hash %x, recorded was %x", got, hash)}
+	}
+	if !fold {
+		if err := w.log(ctx, b.AppendLog, last.Index); err != nil {
+			return err
+		}
+		w.phase("log")
+	}
 	if err := b.Finish([32]byte(hash)); err != nil {
 		return fmt.Errorf("backup: finish %s: %w", w.tmp, err)
 	}
@@ -215,14 +242,15 @@ func rowOf(r *engine.Row, e *snapshot.Entry) {
 // restoreBatch bounds how much log is appended at once.
 const restoreBatch = 1 << 20
 
-func (w *restorer) log(ctx context.Context, b *engine.Builder, after uint64) error {
+// log hands the log behind the backup on.
+func (w *restorer) log(ctx context.Context, to func(...wal.Entry) error, after uint64) error {
 	var batch []wal.Entry
 	size := 0
 	flush := func() error {
 		if len(batch) == 0 {
 			return nil
 		}
-		err := b.AppendLog(batch...)
+		err := to(batch...)
 		batch, size = batch[:0], 0
 		w.progress("log")
 		return err
@@ -245,7 +273,7 @@ func (w *restorer) log(ctx context.Context, b *engine.Builder, after uint64) err
 	return flush()
 }
 
-// open starts the engine on the result, which replays the log, and compares state hashes where one was recorded.
+// open starts the engine on the result, which replays what was not folded of the log, and compares state hashes where one was recorded.
 func (w *restorer) open(ctx context.Context) error {
 	s, err := engine.Open(w.tmp, w.o.Engine)
 	if err != nil {

@@ -187,11 +187,7 @@ func (s *Store) applyWriteSet(e *wal.Entry, out *ApplyOutcome) (reason byte, err
 		}
 	}
 	if ws.IdempotencyKey != "" {
-		rec := idemRow{index: e.Index, reqHash: ws.RequestHash, outcome: ws.Outcome}
-		op := Op{
-			Table: idemTable, Key: []byte(ws.IdempotencyKey), Value: rec.append(nil),
-			Deadline: ws.IdempotencyDeadline,
-		}
+		op := idemOp(ws, e.Index)
 		if err := s.applyOp(&op, e.Index); err != nil {
 			return 0, err
 		}
@@ -199,6 +195,12 @@ func (s *Store) applyWriteSet(e *wal.Entry, out *ApplyOutcome) (reason byte, err
 	s.win.applied(a.feet, e.Index)
 	out.Outcome = ws.Outcome
 	return 0, nil
+}
+
+// idemOp is the change that records the idempotency key of a write set.
+func idemOp(ws *WriteSet, index uint64) Op {
+	rec := idemRow{index: index, reqHash: ws.RequestHash, outcome: ws.Outcome}
+	return Op{Table: idemTable, Key: []byte(ws.IdempotencyKey), Value: rec.append(nil), Deadline: ws.IdempotencyDeadline}
 }
 
 // applyRecorded looks for the idempotency key.

@@ -1,26 +1,18 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 
-	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
-	"github.com/cockroachdb/pebble/v2/sstable"
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/erlmcp/erlmcp/wal"
 )
 
 // EntryBase is the type of the first log entry of a built store: it stands for everything up to its index, carries the
 // term of that index and no data. Apply skips it.
 const EntryBase wal.EntryType = 0x11
-
-// buildTable is the size of the table files a Builder writes, in bytes of keys and values.
-const buildTable = 64 << 20
 
 // BuilderStart says of which point in the history the rows are.
 type BuilderStart struct {
@@ -39,23 +31,22 @@ type Builder struct {
 	state int
 	err   error
 
-	lanes  lanes
-	hasher rowHasher
-	key    []byte
-	last   []byte // Pebble key of the last row
-	val    []byte
-	rows   uint64
-	table  *sstable.Writer
-	size   int
-	paths  []string
-	due    *pebble.Batch // deadline rows
-	next   uint64        // index of the next log entry
+	key   []byte
+	last  []byte // Pebble key of the last row
+	rows  uint64
+	pipe  *rowPipe
+	ended bool   // the rows are in tables
+	fold  *fold  // nil: none of the log is folded
+	next  uint64 // index of the next log entry
+
+	foldMemory int
 }
 
 const (
-	buildRows = iota
-	buildLog
-	buildDone
+	stateFold = iota
+	stateRows
+	stateLog
+	stateDone
 )
 
 // NewBuilder begins a store in dir, which must be absent, empty, or left half-created: otherwise ErrInvalid, or
@@ -66,7 +57,7 @@ func NewBuilder(dir string, o Options, at BuilderStart) (*Builder, error) {
 		return nil, err
 	}
 	s := newStore(dir, o)
-	b := &Builder{s: s, at: at, next: at.Index + 1}
+	b := &Builder{s: s, at: at, next: at.Index + 1, foldMemory: foldMemory}
 	if err := b.begin(); err != nil {
 		return nil, errors.Join(err, s.release())
 	}
@@ -156,7 +147,7 @@ func (b *Builder) identify() error {
 	if err := s.openPebble(false); err != nil {
 		return err
 	}
-	b.due = s.db.NewBatch()
+	b.pipe = newRowPipe(s)
 	log, err := wal.Open(s.walDir, s.walOptions())
 	if err != nil {
 		return fmt.Errorf("engine: create the log: %w", err)
@@ -189,120 +180,55 @@ func (b *Builder) fail(err error) error {
 	return err
 }
 
-// Add writes one row. Rows must be strictly ascending by (table, key); r is not kept. Every error is final: call Abort.
-func (b *Builder) Add(r *Row) error {
-	if err := b.usable(buildRows); err != nil {
+// FoldLog takes log entries that follow the rows before the rows are added: Add then brings the rows straight into the state after the last
+// of these entries that could be folded (see fold), which is much faster than replaying them. Indexes are as for AppendLog, which may
+// add further ones behind the rows. What cannot be folded is replayed by the next Open. The entries must be those that will be in the
+// log; their data is not kept. Every error is final.
+func (b *Builder) FoldLog(entries ...wal.Entry) error {
+	if err := b.usable(stateFold); err != nil {
 		return err
 	}
-	if !validName(r.Table) || r.Sealed {
-		return b.fail(fmt.Errorf("%w: row of table %q", ErrInvalid, r.Table))
-	}
-	if r.ModIndex > b.at.Index {
-		return b.fail(fmt.Errorf("%w: row of table %s was written by entry %d, after the state of entry %d", ErrInvalid, r.Table, r.ModIndex, b.at.Index))
-	}
-	var deadline int64
-	if !r.Deadline.IsZero() {
-		if deadline = r.Deadline.UnixMilli(); deadline <= 0 {
-			return b.fail(fmt.Errorf("%w: deadline %s in table %s", ErrInvalid, r.Deadline, r.Table))
-		}
-	}
-	b.key = appendRowKey(b.key[:0], r.Table, r.Key)
-	if b.rows > 0 && bytes.Compare(b.last, b.key) >= 0 {
-		return b.fail(fmt.Errorf("%w: row %.64x of table %s is out of order", ErrInvalid, r.Key, r.Table))
-	}
-	if err := b.write(r, deadline); err != nil {
+	if err := b.appendLog(entries); err != nil {
 		return b.fail(err)
 	}
-	b.last = append(b.last[:0], b.key...)
-	b.rows++
-	return nil
-}
-
-func (b *Builder) write(r *Row, deadline int64) (err error) {
-	s := b.s
-	h := b.hasher.row(b.key, r.ModIndex, deadline, r.Value)
-	b.lanes.add(&h)
-	if b.val, err = s.encodeRow(b.val[:0], b.key, r.ModIndex, deadline, r.Value); err != nil {
-		return err
+	if b.fold == nil {
+		b.fold = newFold(b.s, b.at.Index)
+		b.fold.limit = b.foldMemory
 	}
-	if b.table == nil {
-		if err := b.openTable(); err != nil {
-			return err
+	for i := range entries {
+		if taken, err := b.fold.take(&entries[i]); err != nil {
+			return b.fail(err)
+		} else if !taken {
+			return nil
 		}
 	}
-	if err := b.table.Set(b.key, b.val); err != nil {
-		return fmt.Errorf("engine: build row: %w", err)
-	}
-	b.size += len(b.key) + len(b.val)
-	if deadline != 0 {
-		if err := b.due.Set(appendDeadlineKey(nil, deadline, b.key), nil, nil); err != nil {
-			return fmt.Errorf("engine: build deadline: %w", err)
-		}
-		if b.due.Len() > 1<<20 {
-			if err := b.commitDue(); err != nil {
-				return err
-			}
-			b.due = s.db.NewBatch()
-		}
-	}
-	if b.size >= buildTable {
-		return b.closeTable()
-	}
 	return nil
 }
 
-func (b *Builder) commitDue() error {
-	if err := b.due.Commit(pebble.NoSync); err != nil {
-		return fmt.Errorf("engine: build deadlines: %w", err)
-	}
-	return b.due.Close()
-}
-
-func (b *Builder) openTable() error {
-	s := b.s
-	path := s.o.FS.PathJoin(s.storeDir, fmt.Sprintf("rows-%06d.build", len(b.paths)+1))
-	f, err := s.o.FS.Create(path, vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return fmt.Errorf("engine: create %s: %w", path, err)
-	}
-	o := s.pebbleOptions()
-	o.EnsureDefaults()
-	b.table = sstable.NewWriter(objstorageprovider.NewFileWritable(f), o.MakeWriterOptions(6, s.db.TableFormat()))
-	b.paths = append(b.paths, path)
-	b.size = 0
-	return nil
-}
-
-// closeTable finishes a table file, which also syncs it.
-func (b *Builder) closeTable() error {
-	if b.table == nil {
-		return nil
-	}
-	err := b.table.Close()
-	b.table = nil
-	if err != nil {
-		return fmt.Errorf("engine: finish %s: %w", b.paths[len(b.paths)-1], err)
-	}
-	return nil
-}
-
-// AppendLog adds log entries after the last row: the first has index BuilderStart.Index+1, and so on without gap; types
-// and terms are kept. The next Open applies them. Every error is final.
+// AppendLog adds log entries after the last row: the first has index BuilderStart.Index+1 (or follows the last one of FoldLog), and so on
+// without gap; types and terms are kept. The next Open applies them. Every error is final.
 func (b *Builder) AppendLog(entries ...wal.Entry) error {
-	if err := b.usable(buildLog); err != nil {
+	if err := b.usable(stateLog); err != nil {
 		return err
 	}
-	b.state = buildLog
+	b.state = stateLog
+	if err := b.appendLog(entries); err != nil {
+		return b.fail(err)
+	}
+	return nil
+}
+
+func (b *Builder) appendLog(entries []wal.Entry) error {
 	for i := range entries {
 		if entries[i].Index != b.next+uint64(i) {
-			return b.fail(fmt.Errorf("%w: log entry %d where %d belongs", ErrInvalid, entries[i].Index, b.next+uint64(i)))
+			return fmt.Errorf("%w: log entry %d where %d belongs", ErrInvalid, entries[i].Index, b.next+uint64(i))
 		}
 	}
 	if len(entries) == 0 {
 		return nil
 	}
 	if _, err := b.s.log.Append(entries...); err != nil {
-		return b.fail(fmt.Errorf("engine: build the log: %w", b.s.logErr(err)))
+		return fmt.Errorf("engine: build the log: %w", b.s.logErr(err))
 	}
 	b.next += uint64(len(entries))
 	b.s.log.SetCommitIndex(b.next - 1)
@@ -312,7 +238,7 @@ func (b *Builder) AppendLog(entries ...wal.Entry) error {
 // SetMeta stores a small value in the new log, as wal.Log.SetMeta does, for the owner of the commit order. Every error is
 // final.
 func (b *Builder) SetMeta(key string, value []byte) error {
-	if err := b.usable(buildLog); err != nil {
+	if err := b.usable(stateLog); err != nil {
 		return err
 	}
 	if err := b.s.log.SetMeta(key, value); err != nil {
@@ -321,16 +247,43 @@ func (b *Builder) SetMeta(key string, value []byte) error {
 	return nil
 }
 
-// StateHash is the hash of the rows added so far.
-func (b *Builder) StateHash() [32]byte { return b.lanes.bytes() }
+// EndRows ends the adding of rows and returns the state hash of those that were added, without what was folded. Every error is final.
+func (b *Builder) EndRows() ([32]byte, error) {
+	if err := b.usable(stateLog); err != nil {
+		return [32]byte{}, err
+	}
+	if !b.ended {
+		b.state, b.ended = stateLog, true
+		err := b.fold.rest(b.pipe)
+		if err == nil {
+			err = b.pipe.end()
+		}
+		if err == nil {
+			err = b.pipe.tables.close()
+		}
+		if err = errors.Join(err, b.closeFold()); err != nil {
+			return [32]byte{}, b.fail(err)
+		}
+	}
+	return b.pipe.tables.old.bytes(), nil
+}
+
+func (b *Builder) closeFold() error {
+	err := b.fold.close()
+	if err != nil {
+		err = fmt.Errorf("engine: end of the folding: %w", err)
+	}
+	return err
+}
 
 // Finish makes the directory a store if the rows have the state hash want; otherwise ErrCorrupt, and nothing is left.
 // After any error nothing is left that opens.
 func (b *Builder) Finish(want [32]byte) error {
-	if err := b.usable(buildLog); err != nil {
+	got, err := b.EndRows()
+	if err != nil {
 		return errors.Join(err, b.Abort())
 	}
-	if got := b.lanes.bytes(); got != want {
+	if got != want {
 		err := &CorruptError{
 			What: fmt.Sprintf("the rows have state hash %x, expected %x", got, want), Where: b.s.dir, Intact: "nothing was installed",
 			Means: "rows are missing, changed or too many", Advice: "restore from another backup or node",
@@ -340,28 +293,33 @@ func (b *Builder) Finish(want [32]byte) error {
 	if err := b.finish(); err != nil {
 		return errors.Join(b.fail(err), b.Abort())
 	}
-	b.state = buildDone
+	b.state = stateDone
 	return nil
 }
 
 func (b *Builder) finish() error {
-	s := b.s
-	if err := b.closeTable(); err != nil {
-		return err
-	}
-	if len(b.paths) > 0 {
-		if err := s.db.Ingest(context.Background(), b.paths); err != nil {
+	s, t := b.s, &b.pipe.tables
+	if len(t.paths) > 0 {
+		if err := s.db.Ingest(context.Background(), t.paths); err != nil {
 			return fmt.Errorf("engine: ingest the rows: %w", err)
 		}
 	}
-	row := appliedRow{index: b.at.Index, lanes: b.lanes, logID: b.id.logID, storeID: b.id.storeID}
-	if err := b.due.Set(appliedKey, row.append(nil), nil); err != nil {
+	row := appliedRow{index: b.at.Index, lanes: t.sum, logID: b.id.logID, storeID: b.id.storeID}
+	if b.fold != nil {
+		row.index = b.fold.index
+		for _, m := range b.fold.marks {
+			if err := t.due.Set(markerKey(m.index), []byte{m.reason}, nil); err != nil {
+				return fmt.Errorf("engine: marker: %w", err)
+			}
+		}
+	}
+	if err := t.due.Set(appliedKey, row.append(nil), nil); err != nil {
 		return fmt.Errorf("engine: applied row: %w", err)
 	}
-	if err := b.commitDue(); err != nil {
+	if err := t.commitDue(); err != nil {
 		return err
 	}
-	b.due = nil
+	t.due = nil
 	if err := s.db.Flush(); err != nil {
 		return fmt.Errorf("engine: flush: %w", err)
 	}
@@ -392,20 +350,19 @@ func (b *Builder) publish() error {
 
 // Abort gives up and removes what was built; after Finish it does nothing.
 func (b *Builder) Abort() error {
-	if b.state == buildDone {
+	if b.state == stateDone {
 		return nil
 	}
-	b.state = buildDone
+	b.state = stateDone
 	var errs []error
 	if b.err == nil {
 		b.err = fmt.Errorf("%w: aborted", ErrTxDone)
 	}
-	if b.table != nil {
-		_ = b.table.Close() // the file is removed
+	if b.pipe != nil {
+		_ = b.pipe.end() // the files are removed
+		b.pipe.tables.abandon()
 	}
-	if b.due != nil {
-		_ = b.due.Close()
-	}
+	_ = b.fold.close()
 	lock := b.s.lock
 	b.s.lock = nil
 	errs = append(errs, b.s.release())
