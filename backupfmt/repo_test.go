@@ -167,13 +167,19 @@ func (w *world) restore(t Target) *RestoreReport {
 
 func (w *world) tryRestore(t Target) (*RestoreReport, error) {
 	w.t.Helper()
+	return w.restoreWith(t, RestoreOptions{})
+}
+
+func (w *world) restoreWith(t Target, ro RestoreOptions) (*RestoreReport, error) {
+	w.t.Helper()
 	p, err := w.repo.Plan(bg, t)
 	if err != nil {
 		return nil, err
 	}
 	o := w.engineOptions()
 	o.FS = vfs.NewMem()
-	rep, err := w.repo.Restore(bg, p, RestoreOptions{Dir: "restored", Engine: o})
+	ro.Dir, ro.Engine = "restored", o
+	rep, err := w.repo.Restore(bg, p, ro)
 	names, lerr := o.FS.List("")
 	require.NoError(w.t, lerr)
 	if err != nil {
@@ -288,6 +294,10 @@ func TestRestoreToEveryIndex(t *testing.T) {
 	for i := base; i <= w.s.AppliedIndex(); i += 3 {
 		rep := w.restore(Target{Index: i})
 		require.Equal(t, i, rep.Index)
+		other, err := w.restoreWith(Target{Index: i}, RestoreOptions{replay: true})
+		require.NoError(t, err)
+		require.Equal(t, rep.StateHash, other.StateHash, "folded and replayed")
+		require.Equal(t, []uint64{rep.Entries, rep.Rows}, []uint64{other.Entries, other.Rows})
 	}
 	rep := w.restore(Target{})
 	require.Equal(t, w.s.AppliedIndex(), rep.Index)
@@ -662,4 +672,41 @@ func (c *counting) Get(ctx context.Context, name string) ([]byte, store.Version,
 func (c *counting) GetRange(ctx context.Context, name string, off, n int64) ([]byte, error) {
 	c.ranges++
 	return c.Store.GetRange(ctx, name, off, n)
+}
+
+// twice is a log in which an idempotency key that the backup knows comes again, which no store would have placed.
+type twice struct {
+	*wal.Log
+	at   uint64
+	data []byte
+}
+
+func (l twice) Iterate(from uint64, fn func(wal.Entry) error) error {
+	return l.Log.Iterate(from, func(e wal.Entry) error {
+		if e.Index == l.at {
+			e.Data = l.data
+		}
+		return fn(e)
+	})
+}
+
+func TestLogThatCannotBeFoldedIsReplayed(t *testing.T) {
+	w := newWorld(t, 17)
+	w.write(8)
+	w.ship()
+	w.backup(Full)
+	known, err := w.s.Log().Get(3)
+	require.NoError(t, err)
+	known.Data = append([]byte{}, known.Data...)
+	w.write(8)
+	_, err = w.ar.Ship(bg, twice{w.s.Log(), 12, known.Data}, 16)
+	require.NoError(t, err)
+	folded, err := w.restoreWith(Target{}, RestoreOptions{})
+	require.NoError(t, err)
+	replayed, err := w.restoreWith(Target{}, RestoreOptions{replay: true})
+	require.NoError(t, err)
+	require.Equal(t, uint64(16), folded.Index)
+	require.Equal(t, replayed.StateHash, folded.StateHash)
+	require.NotEqual(t, w.hash[16], folded.StateHash, "entry 12 did not count")
+	require.Equal(t, uint64(8), folded.Entries)
 }

@@ -26,7 +26,7 @@ func random(rng *rand.Rand, n int) []byte {
 func TestDigestsAreThoseOfBLAKE3(t *testing.T) {
 	key := [32]byte{1, 2, 3}
 	for _, width := range widths() {
-		for seed := range uint64(60) {
+		for seed := range uint64(16) {
 			rng := rand.New(rand.NewPCG(seed, 1))
 			var msgs [][]byte
 			for range rng.IntN(70) {
