@@ -9,6 +9,8 @@ import (
 	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/erlmcp/erlmcp/internal/avx"
 )
 
 // An auditEntry is a record on its way: what can be made of it later is, so that
@@ -22,6 +24,7 @@ type auditEntry struct {
 // auditEntryOf is a record of a call without its end.
 func auditEntryOf(ctx context.Context, call *sdk.CallToolRequest, now time.Time) auditEntry {
 	id := identityIn(ctx)
+	avx.ZeroUpper() // the SDK may have decoded the arguments
 	rec := auditEntry{digest: sha256.Sum256(call.Params.Arguments), AuditRecord: AuditRecord{
 		Time: now.UTC(), Principal: id.Subject, Method: id.Method, Tool: cut(call.Params.Name, 128), TraceID: traceIDOf(ctx, call),
 	}}
