@@ -38,6 +38,7 @@ type PruneReport struct {
 	Open          []string // sessions left alone
 	Objects       int      // deleted
 	Bytes         int64
+	Swept         int         // uploads and temporary files that killed processes left
 	Merged        MergeReport // small pieces of the archive that became large ones
 	Seq           uint64      // the prune's own link; 0 if there was nothing to do, or for a dry run
 }
@@ -104,6 +105,9 @@ func (r *Repo) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error) 
 	for {
 		rep, err := r.prune(ctx, o)
 		if err == nil && !o.DryRun {
+			rep.Swept, err = r.sweep(ctx, o)
+		}
+		if err == nil && !o.DryRun {
 			var m *MergeReport
 			m, err = r.MergeArchive(ctx)
 			rep.Merged = *m
@@ -157,10 +161,23 @@ func (r *Repo) prune(ctx context.Context, o PruneOptions) (*PruneReport, error) 
 			return nil, err
 		}
 	}
-	if d, ok := r.st.(interface{ SweepTemp(time.Time) error }); ok {
-		return rep, d.SweepTemp(r.o.Now().Add(-24 * time.Hour))
-	}
 	return rep, nil
+}
+
+// sweepAfter is how old an unfinished upload of one object must be: none takes a day.
+const sweepAfter = 24 * time.Hour
+
+// sweep removes parts of objects, which are in no listing.
+func (r *Repo) sweep(ctx context.Context, o PruneOptions) (int, error) {
+	s, ok := r.st.(store.Sweeper)
+	if !ok {
+		return 0, nil
+	}
+	age := sweepAfter
+	if o.AbortAll {
+		age = -sweepAfter // also what a machine with a fast clock began
+	}
+	return s.Sweep(ctx, r.o.Now().Add(-age))
 }
 
 func (r *Repo) commitPrune(ctx context.Context, c *Chain, rep *PruneReport, watched map[string]int) error {

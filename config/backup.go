@@ -25,6 +25,7 @@ type Backup struct {
 	SignKeyFile   string   // private key that signs what is written; empty: nothing is signed
 	VerifyKeyFile string   // public keys whose signatures count; empty: that of SignKeyFile; Off: signatures are not looked at
 
+	PackSize  int64 // bytes after which a pack, the object in which rows are stored, is closed
 	LimitRate int64 // bytes per second to and from the repository; 0: no limit
 
 	Full        string        // cron expression, UTC; Off: never
@@ -62,6 +63,9 @@ var backupSettings = []setting{
 	textSetting("backup.verify_key_file", "", func(c *Config) *string { return &c.Backup.VerifyKeyFile },
 		"File with the public keys whose signatures count, one a line: what none of them signed is refused. Empty: the key of",
 		"backup.sign_key_file, or, without that, signatures are not looked at; nor are they with \"off\"."),
+	sizeSetting("backup.pack_size", "16MiB", 4*mib, 64*mib, func(c *Config) *int64 { return &c.Backup.PackSize },
+		"How large the objects are in which rows are stored: larger ones are fewer, and take more memory while they are made. In a",
+		"bucket objects of more than the part size of the URL (?part_size=24MiB) are uploaded in parts."),
 	sizeSetting("backup.limit_rate", "0", 0, tib, func(c *Config) *int64 { return &c.Backup.LimitRate },
 		"Bytes per second to and from the repository, 0 for no limit. Drills and restores are not limited."),
 	cronSetting("backup.full", "0 2 * * *", func(c *Config) *string { return &c.Backup.Full },

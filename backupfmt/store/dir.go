@@ -409,26 +409,26 @@ func (d *Dir) Delete(ctx context.Context, name string) error {
 	return nil
 }
 
-// SweepTemp removes temporary files that were last written before t: what a killed process left. A file that is in use
-// all the same only makes its writer fail.
-func (d *Dir) SweepTemp(t time.Time) error {
+// Sweep implements Sweeper: temporary files that were last written before t are removed.
+func (d *Dir) Sweep(_ context.Context, t time.Time) (n int, err error) {
 	folder := d.fs.PathJoin(d.root, dirTemp)
 	names, err := d.fs.List(folder)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return 0, nil
 	}
 	if err != nil {
-		return dirErr("list", folder, err)
+		return 0, dirErr("list", folder, err)
 	}
-	for _, n := range names {
-		p := d.fs.PathJoin(folder, n)
+	for _, name := range names {
+		p := d.fs.PathJoin(folder, name)
 		st, err := d.fs.Stat(p)
 		if err != nil || !st.ModTime().Before(t) {
 			continue
 		}
 		if err := d.fs.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return dirErr("delete", p, err)
+			return n, dirErr("delete", p, err)
 		}
+		n++
 	}
-	return nil
+	return n, nil
 }

@@ -84,3 +84,11 @@ func (l *Limited) GetRange(ctx context.Context, name string, off, n int64) ([]by
 	}
 	return l.Store.GetRange(ctx, name, off, n)
 }
+
+// Sweep implements Sweeper, as far as the store does.
+func (l *Limited) Sweep(ctx context.Context, t time.Time) (int, error) {
+	if s, ok := l.Store.(Sweeper); ok {
+		return s.Sweep(ctx, t)
+	}
+	return 0, nil
+}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -27,6 +28,7 @@ type S3Options struct {
 
 	Transport http.RoundTripper `json:"-"` // default: the client library's
 	Retries   int               // tries per request on 5xx, timeouts and throttling; default 10
+	PartSize  int64             // bytes; larger new objects are uploaded in parts of it; default DefaultPartSize, MinPartSize..MaxPartSize
 }
 
 // S3 is a store in a bucket of an S3-compatible service that supports conditional writes (If-None-Match and
@@ -35,6 +37,9 @@ type S3 struct {
 	c      *minio.Client
 	o      S3Options
 	prefix string
+
+	mu    sync.Mutex
+	parts int // 1: uploads in parts honour conditions, -1: they do not, 0: nobody asked yet
 }
 
 // OpenS3 checks that the bucket is there: ErrNoStore, ErrDenied.
@@ -44,6 +49,9 @@ func OpenS3(ctx context.Context, o S3Options) (*S3, error) {
 	}
 	if strings.Contains(o.Endpoint, "/") {
 		return nil, fmt.Errorf("%w: S3 endpoint %q is not host or host:port", ErrInvalid, o.Endpoint)
+	}
+	if err := o.checkPartSize(); err != nil {
+		return nil, err
 	}
 	o.Prefix = strings.Trim(o.Prefix, "/")
 	if o.Prefix != "" {
@@ -124,7 +132,7 @@ func (s *S3) err(doing, name string, err error) error {
 	return fmt.Errorf("%w: %s %s: %w", kind, doing, s.at(name), err)
 }
 
-// put uploads in one request: a multi-part upload would not honour the condition everywhere, and objects are small.
+// put uploads in one request.
 func (s *S3) put(ctx context.Context, name string, body []byte, condition func(*minio.PutObjectOptions)) (Version, error) {
 	o := minio.PutObjectOptions{ContentType: "application/octet-stream", DisableMultipart: true}
 	condition(&o)
@@ -140,12 +148,27 @@ func (s *S3) Create(ctx context.Context, name string, body []byte) error {
 	if err := checkBody(name, body); err != nil {
 		return err
 	}
-	_, err := s.put(ctx, name, body, func(o *minio.PutObjectOptions) { o.SetMatchETagExcept("*") })
-	if !errors.Is(err, ErrChanged) {
+	inParts := int64(len(body)) > s.o.PartSize
+	if inParts {
+		var err error
+		if inParts, err = s.conditionalParts(ctx); err != nil {
+			return err
+		}
+	}
+	var err error
+	if inParts {
+		err = s.inParts(ctx, name, body)
+	} else {
+		_, err = s.put(ctx, name, body, func(o *minio.PutObjectOptions) { o.SetMatchETagExcept("*") })
+	}
+	if !errors.Is(err, ErrChanged) && (!inParts || !errors.Is(err, ErrNotFound)) { // an upload is not found when it was finished before
 		return err
 	}
 	// Somebody else's object, or our own from a request whose answer was lost and that was sent again.
 	have, _, gerr := s.Get(ctx, name)
+	if errors.Is(gerr, ErrNotFound) {
+		return fmt.Errorf("store: write %s: its upload was given up by somebody else; try again", s.at(name))
+	}
 	if gerr != nil {
 		return gerr
 	}

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Sentinel errors; test with errors.Is.
@@ -72,6 +73,12 @@ type Store interface {
 	Delete(ctx context.Context, name string) error
 	// String names the target for messages, without secrets.
 	String() string
+}
+
+// Sweeper is a Store in which killed processes leave something that is no object: parts of what they were writing.
+type Sweeper interface {
+	// Sweep removes what was begun before t and not finished, and counts it. A process that is at work all the same only fails.
+	Sweep(ctx context.Context, t time.Time) (int, error)
 }
 
 // MaxObject bounds the size of an object, in bytes; it also bounds what a reader takes into memory.

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -14,7 +15,7 @@ import (
 // Location says where a repository is, as people write it:
 //
 //	/var/backups/erlmcp, file:///var/backups/erlmcp            a local directory
-//	s3://BUCKET[/PREFIX][?endpoint=URL&region=REGION]          a bucket
+//	s3://BUCKET[/PREFIX][?endpoint=URL&region=REGION&part_size=24MiB]   a bucket
 //
 // The endpoint of a bucket is the parameter, else AWS_ENDPOINT_URL_S3, else AWS_ENDPOINT_URL, else Amazon's of the region. It begins with
 // https:// (or nothing) or http://. Keys come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or from the
@@ -63,8 +64,12 @@ func ParseLocation(text string, env func(string) string) (Location, error) {
 			endpoint = values[0]
 		case "region":
 			o.Region = values[0]
+		case "part_size":
+			if o.PartSize, err = parsePartSize(values[0]); err != nil {
+				return bad("%q: %v", text, err)
+			}
 		default:
-			return bad("%q: parameter %q is not known, there are endpoint and region", text, name)
+			return bad("%q: parameter %q is not known, there are endpoint, region and part_size", text, name)
 		}
 	}
 	if endpoint == "" {
@@ -77,6 +82,19 @@ func ParseLocation(text string, env func(string) string) (Location, error) {
 		return bad("%q: the endpoint %q is not http[s]://host[:port]", text, endpoint)
 	}
 	return Location{S3: &o}, keysFrom(env, &o)
+}
+
+// parsePartSize reads a number of bytes, or of MiB.
+func parsePartSize(v string) (int64, error) {
+	number, mib := strings.CutSuffix(v, "MiB")
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err == nil && mib && n <= MaxPartSize>>20 {
+		n <<= 20
+	}
+	if err != nil || n < MinPartSize || n > MaxPartSize {
+		return 0, fmt.Errorf("the part size %q is not between %dMiB and %dMiB, or not written like 16MiB", v, MinPartSize>>20, MaxPartSize>>20)
+	}
+	return n, nil
 }
 
 // withoutUser hides what stands before an @, which may be a key.
@@ -131,8 +149,11 @@ func (o *S3Options) location() string {
 	if o.Insecure {
 		scheme = "http://"
 	}
-	path := "/" + o.Prefix
-	return "s3://" + o.Bucket + strings.TrimSuffix(path, "/") + "?endpoint=" + scheme + o.Endpoint + "&region=" + o.Region
+	path, parts := "/"+o.Prefix, ""
+	if o.PartSize != 0 && o.PartSize != DefaultPartSize {
+		parts = fmt.Sprintf("&part_size=%d", o.PartSize)
+	}
+	return "s3://" + o.Bucket + strings.TrimSuffix(path, "/") + "?endpoint=" + scheme + o.Endpoint + "&region=" + o.Region + parts
 }
 
 // Open opens what is there: ErrNoStore, ErrDenied. With create a missing directory is made; a bucket never is.

@@ -25,6 +25,12 @@ func TestLocationsAreReadAsPeopleWriteThem(t *testing.T) {
 	again, err := ParseLocation(l.String(), look)
 	require.NoError(t, err)
 	require.Equal(t, l, again)
+	l, err = ParseLocation("s3://bucket?endpoint=http://h&part_size=16MiB", look)
+	require.NoError(t, err)
+	require.Equal(t, int64(16<<20), l.S3.PartSize)
+	again, err = ParseLocation(l.String(), look)
+	require.NoError(t, err)
+	require.Equal(t, l, again)
 	env["AWS_REGION"] = "ap-9"
 	l, err = ParseLocation("s3://bucket", look)
 	require.NoError(t, err)
@@ -33,6 +39,7 @@ func TestLocationsAreReadAsPeopleWriteThem(t *testing.T) {
 
 	for _, bad := range []string{
 		"", "ftp://x", "s3://", "s3:///x", "s3://id:canary@bucket", "s3://b?endpint=x", "s3://b?endpoint=http://h/path", "s3://b?endpoint=https://", "file://host/x", "s3://%zz",
+		"s3://b?part_size=4MiB", "s3://b?part_size=129MiB", "s3://b?part_size=x", "s3://b?part_size=17592186044424MiB",
 	} {
 		_, err := ParseLocation(bad, look)
 		require.ErrorIs(t, err, ErrInvalid, bad)

@@ -31,7 +31,8 @@ in it is encrypted with a passphrase or key, checksummed, linked in a chain and 
   signatures  with --verify-key-file FILE (or backup.verify_key_file), the public keys, only what one of them signed counts; commands
               that write sign with --sign-key-file FILE (or backup.sign_key_file). See erlmcp backup keys.
   bucket      AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SHARED_CREDENTIALS_FILE and AWS_PROFILE; endpoint and
-              region in the URL (s3://BUCKET/PREFIX?endpoint=https://HOST:PORT&region=R) or AWS_ENDPOINT_URL_S3, AWS_REGION
+              region in the URL (s3://BUCKET/PREFIX?endpoint=https://HOST:PORT&region=R) or AWS_ENDPOINT_URL_S3, AWS_REGION;
+              objects of more than &part_size=24MiB (5MiB to 128MiB) are uploaded in parts
 
 Any of these commands may be interrupted, or killed, at any time: what was stored before is not harmed, nothing needs to be
 unlocked, and the command can be run again. With --json long commands print one JSON object per line: progress events,
@@ -65,6 +66,7 @@ type repoFlags struct {
 	repo, keyFile, rate string
 	verifyFiles         []string // public keys
 	signFile            string
+	packSize            string
 	signs               bool // the command writes: it has --sign-key-file
 	plain, asJSON       bool
 	plainJSON           bool // one document instead of lines
@@ -87,6 +89,12 @@ func (a *app) repoFlags(cmd *cobra.Command, flags ...settingFlag) *repoFlags {
 func (r *repoFlags) signing(cmd *cobra.Command) *repoFlags {
 	r.signs = true
 	cmd.Flags().StringVar(&r.signFile, "sign-key-file", "", "`FILE` with the private key that signs what is written (default: backup.sign_key_file)")
+	return r
+}
+
+// packing adds the flag of commands that write packs.
+func (r *repoFlags) packing(cmd *cobra.Command) *repoFlags {
+	cmd.Flags().StringVar(&r.packSize, "pack-size", "", "how large the objects are in which rows are stored, 4MiB to 64MiB, `SIZE` (default: backup.pack_size)")
 	return r
 }
 
@@ -136,6 +144,12 @@ func (r *repoFlags) target(cfg *config.Config) (t backup.Target, isKey bool, err
 func (r *repoFlags) locate(cfg *config.Config, url string) (t backup.Target, err error) {
 	if t.Location, err = store.ParseLocation(url, lookupIn(r.a.environ)); err != nil {
 		return t, &exitError{code: exitUsage, err: err}
+	}
+	t.PackSize = cfg.Backup.PackSize
+	if r.packSize != "" {
+		if t.PackSize, err = config.ParseSize(r.packSize); err != nil || t.PackSize < 4<<20 || t.PackSize > 64<<20 {
+			return t, errUsage("--pack-size %q is not a size between 4MiB and 64MiB", r.packSize)
+		}
 	}
 	t.Rate = cfg.Backup.LimitRate
 	if r.rate != "" {

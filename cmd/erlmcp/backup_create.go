@@ -128,7 +128,7 @@ func (a *app) backupCreateCommand() *cobra.Command {
   erlmcp backup create --json | jq -c 'select(.event == "result").result'`,
 		Args: cobra.NoArgs,
 	}
-	r := a.repoFlags(cmd, dataFlag, dataKeyFileFlag).signing(cmd)
+	r := a.repoFlags(cmd, dataFlag, dataKeyFileFlag).signing(cmd).packing(cmd)
 	f := cmd.Flags()
 	f.StringVar(&o.Type, "type", backupfmt.Auto, "auto, full or incremental, `TYPE`")
 	f.StringVar(&o.Label, "label", "", "note for people, stored encrypted, `TEXT`")

@@ -22,6 +22,9 @@ newest backup, so a wrong clock removes nothing.
 It first commits what still counts and deletes afterwards: it may be interrupted or killed anywhere, and the next one goes on. Backups may
 run meanwhile; a backup that stored nothing between two prunes is given up (--abort-all gives up all of them at once).
 
+Uploads in parts that a killed process began in a bucket, and temporary files in a directory, are removed when they are a day old, with --abort-all
+at once.
+
 Exit codes: 0 pruned; 1 not pruned; 2 wrong usage or configuration.`
 
 func (a *app) backupPruneCommand() *cobra.Command {
@@ -74,6 +77,7 @@ type pruned struct {
 	Open    []string `json:"open,omitempty"`    // unfinished backups that were left alone
 	Objects int      `json:"objects"`
 	Bytes   int64    `json:"bytes"`
+	Swept   int      `json:"swept,omitempty"`         // unfinished uploads and temporary files of processes that were killed
 	Merged  int      `json:"merged_pieces,omitempty"` // small pieces of the archived log that became
 	Into    int      `json:"merged_into,omitempty"`   // so many large ones
 }
@@ -90,7 +94,7 @@ func prunedOf(rep *backupfmt.PruneReport, dry bool) pruned {
 	}
 	return pruned{
 		DryRun: dry, Kept: seqs(rep.Kept), Removed: seqs(rep.Removed), Aborted: rep.Aborted, Open: rep.Open, Objects: rep.Objects, Bytes: rep.Bytes,
-		Merged: rep.Merged.Pieces, Into: rep.Merged.Into,
+		Swept: rep.Swept, Merged: rep.Merged.Pieces, Into: rep.Merged.Into,
 	}
 }
 
@@ -102,6 +106,9 @@ func printPruned(a *app, p pruned) error {
 	_, err := fmt.Fprintf(a.out, "%s %d backups %v, %d objects, %s\nkept %d backups %v\n", verb, len(p.Removed), p.Removed, p.Objects, bytesText(p.Bytes), len(p.Kept), p.Kept)
 	if p.Merged > 0 {
 		_, err = fmt.Fprintf(a.out, "merged %d small pieces of the log into %d\n", p.Merged, p.Into)
+	}
+	if p.Swept > 0 {
+		_, err = fmt.Fprintf(a.out, "removed %d unfinished uploads and temporary files\n", p.Swept)
 	}
 	if len(p.Open) > 0 {
 		_, err = fmt.Fprintf(a.out, "left %d unfinished backups alone; if none is running, the next prune removes them, or --abort-all now\n", len(p.Open))
@@ -125,7 +132,7 @@ func (a *app) backupConsolidateCommand() *cobra.Command {
 		Example: "  erlmcp backup consolidate --repo /var/backups/erlmcp",
 		Args:    cobra.MaximumNArgs(1),
 	}
-	r := a.repoFlags(cmd).signing(cmd)
+	r := a.repoFlags(cmd).signing(cmd).packing(cmd)
 	cmd.ValidArgsFunction = r.completeIDs
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var seq uint64

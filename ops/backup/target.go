@@ -19,6 +19,7 @@ type Target struct {
 	Plain    bool             // the repository is not encrypted, and that was said aloud
 	Signer   *sign.PrivateKey // signs what is written; nil: nobody does
 	Trust    sign.Trust       // only what one of these keys, or Signer, signed counts; none of either: signatures are not looked at
+	PackSize int64            // of new packs, in bytes; 0: backupfmt's default
 	Rate     int64            // bytes per second, reads and writes together; 0: no limit
 
 	Now func() time.Time `json:"-"` // default time.Now
@@ -34,7 +35,7 @@ func (t Target) String() string {
 }
 
 func (t Target) options() backupfmt.Options {
-	return backupfmt.Options{Secret: t.Secret, Plain: t.Plain, Now: t.Now, Signer: t.Signer, Trust: t.Trust}
+	return backupfmt.Options{Secret: t.Secret, Plain: t.Plain, Now: t.Now, Signer: t.Signer, Trust: t.Trust, PackSize: int(t.PackSize)}
 }
 
 // Store opens where the repository is, whether there is one or not.

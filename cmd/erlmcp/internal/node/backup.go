@@ -32,7 +32,7 @@ func BackupTarget(c *config.Config, url string, environ []string) (t backup.Targ
 	if t.Location, err = store.ParseLocation(url, env); err != nil {
 		return t, err
 	}
-	t.Rate, t.Plain = c.Backup.LimitRate, !c.Backup.Encryption
+	t.Rate, t.PackSize, t.Plain = c.Backup.LimitRate, c.Backup.PackSize, !c.Backup.Encryption
 	if !t.Plain {
 		if t.Secret, _, err = c.BackupSecret("", environ); err != nil {
 			return t, err
