@@ -94,7 +94,7 @@ func (r *repoFlags) signing(cmd *cobra.Command) *repoFlags {
 
 // packing adds the flag of commands that write packs.
 func (r *repoFlags) packing(cmd *cobra.Command) *repoFlags {
-	cmd.Flags().StringVar(&r.packSize, "pack-size", "", "how large the objects are in which rows are stored, 4MiB to 64MiB, `SIZE` (default: backup.pack_size)")
+	cmd.Flags().StringVar(&r.packSize, "pack-size", "", "how large the objects are in which rows are stored, 4MiB to 32MiB, `SIZE` (default: backup.pack_size)")
 	return r
 }
 
@@ -147,8 +147,8 @@ func (r *repoFlags) locate(cfg *config.Config, url string) (t backup.Target, err
 	}
 	t.PackSize = cfg.Backup.PackSize
 	if r.packSize != "" {
-		if t.PackSize, err = config.ParseSize(r.packSize); err != nil || t.PackSize < 4<<20 || t.PackSize > 64<<20 {
-			return t, errUsage("--pack-size %q is not a size between 4MiB and 64MiB", r.packSize)
+		if t.PackSize, err = config.ParseSize(r.packSize); err != nil || t.PackSize < 4<<20 || t.PackSize > 32<<20 {
+			return t, errUsage("--pack-size %q is not a size between 4MiB and 32MiB", r.packSize)
 		}
 	}
 	t.Rate = cfg.Backup.LimitRate

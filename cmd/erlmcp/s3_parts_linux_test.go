@@ -86,7 +86,7 @@ func TestLargePacksGoToABucketInPartsOverABadLineAndAKillLeavesNothing(t *testin
 	require.Zero(t, uploads())
 	require.Contains(t, ok("backup", "verify", "--read-data").stdout, "Sound. 1 backups")
 	ok("backup", "restore", "--to", v.dir("restored"))
-	for _, wrong := range []string{"1MiB", "65MiB", "x"} {
+	for _, wrong := range []string{"1MiB", "33MiB", "x"} {
 		r := runEnv(t, env, "backup", "create", "--data", data, "--pack-size", wrong, "--repo", repo)
 		require.Equal(t, exitUsage, r.code)
 	}
