@@ -146,6 +146,7 @@ func (w *world) tryBackup(kind string) (*Link, error) {
 	src, err := EngineSource(w.s, object.ID{})
 	require.NoError(w.t, err)
 	defer src.Close()
+	src.values = []int{0, 400, maxChangedValues}[w.s.AppliedIndex()%3] // from the log, from the store, from both
 	return w.repo.Backup(bg, src, BackupOptions{Type: kind})
 }
 

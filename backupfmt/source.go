@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -42,7 +43,7 @@ func EngineSource(s *engine.Store, life object.ID) (*StoreSource, error) {
 	if err != nil {
 		return nil, err
 	}
-	src := &StoreSource{im: im, state: State{
+	src := &StoreSource{im: im, values: maxChangedValues, state: State{
 		Life: life, LogID: im.LogID(), Index: im.Index(), Term: im.Term(), Hash: im.StateHash(),
 	}}
 	if life == (object.ID{}) {
@@ -80,8 +81,9 @@ func EntryTime(e wal.Entry) (time.Time, bool) {
 
 // StoreSource is the Source of an open store.
 type StoreSource struct {
-	im    *engine.Image
-	state State
+	im     *engine.Image
+	values int // bytes of changed rows that are held; tests make it small
+	state  State
 }
 
 // State implements Source.
@@ -109,47 +111,84 @@ func (s *StoreSource) Rows(ctx context.Context, fn func(*snapshot.Entry) error) 
 	})
 }
 
-// maxChangedBytes bounds the memory for the keys of changed rows.
-const maxChangedBytes = 96 << 20
+const (
+	// maxChangedBytes bounds the memory for the keys of changed rows.
+	maxChangedBytes = 64 << 20
+	// maxChangedValues bounds the memory for their values; what is beyond is read from the store, row by row.
+	maxChangedValues = 32 << 20
+)
 
-// Changed implements Source: the log says which keys, the image what they are now.
-func (s *StoreSource) Changed(ctx context.Context, since uint64, fn func(*snapshot.Entry) error) error {
-	seen := map[string]struct{}{}
-	size := 0
-	var buf []byte
-	err := s.im.ChangedKeys(ctx, since, func(table string, key []byte) error {
-		buf = append(append(append(buf[:0], table...), 0), key...)
-		if _, ok := seen[string(buf)]; ok {
-			return nil
-		}
-		if size += len(buf) + 64; size > maxChangedBytes {
+// lastChange is what the log says about a row at the end.
+type lastChange struct {
+	index    uint64
+	deadline int64
+	value    []byte
+	removed  bool
+	ask      bool // only the store has the value
+}
+
+// changed gathers the last change of every row.
+type changed struct {
+	rows         map[string]*lastChange // by table 0 key
+	keys, values int
+	most         int // bytes of values
+	buf          []byte
+}
+
+func (c *changed) take(e *engine.Change) error {
+	c.buf = append(append(append(c.buf[:0], e.Table...), 0), e.Key...)
+	l := c.rows[string(c.buf)]
+	if l == nil {
+		if c.keys += len(c.buf) + 128; c.keys > maxChangedBytes {
 			return ErrTooMany
 		}
-		seen[string(buf)] = struct{}{}
+		l = &lastChange{}
+		c.rows[string(c.buf)] = l
+	}
+	c.values -= len(l.value)
+	*l = lastChange{index: e.Index, deadline: e.Deadline, removed: e.Removed, value: l.value[:0]}
+	if e.Removed {
+		l.value = nil
 		return nil
-	})
+	}
+	if l.ask = c.values+len(e.Value) > c.most; l.ask {
+		l.value = nil
+		return nil
+	}
+	l.value = append(l.value, e.Value...)
+	c.values += len(l.value)
+	return nil
+}
+
+// Changed implements Source: the log says which rows, and what they are now. The store is asked only for values for which there was no room.
+func (s *StoreSource) Changed(ctx context.Context, since uint64, fn func(*snapshot.Entry) error) error {
+	c := changed{rows: map[string]*lastChange{}, most: s.values}
+	err := s.im.Changes(ctx, since, c.take)
 	if errors.Is(err, engine.ErrCompacted) {
 		return fmt.Errorf("%w: %w", ErrNoHistory, err)
 	}
 	if err != nil {
 		return err
 	}
-	keys := make([]string, 0, len(seen))
-	for k := range seen {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys) // a name ends with 0, which is below every character of a longer one: the order of (table, key)
-	for _, k := range keys {
+	// A name ends with 0, which is below every character of a longer one: the order of (table, key).
+	for _, k := range slices.Sorted(maps.Keys(c.rows)) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		table, key, _ := strings.Cut(k, "\x00")
-		row, found, err := s.im.Get(table, []byte(key))
-		if err != nil {
-			return err
-		}
-		e := snapshot.Entry{Table: table, Key: []byte(key), Removed: true}
-		if found {
+		l := c.rows[k]
+		e := snapshot.Entry{Table: table, Key: []byte(key), Value: l.value, ModIndex: l.index, Deadline: l.deadline}
+		switch {
+		case l.removed:
+			e = snapshot.Entry{Table: table, Key: []byte(key), Removed: true}
+		case l.ask:
+			row, found, err := s.im.Get(table, []byte(key))
+			if err != nil {
+				return err
+			}
+			if !found || row.ModIndex != l.index {
+				return fmt.Errorf("%w: row %q of table %s is not what log entry %d wrote", ErrDamaged, key, table, l.index)
+			}
 			entryOf(&e, &row)
 		}
 		if err := fn(&e); err != nil {

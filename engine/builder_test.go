@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -104,7 +105,7 @@ func TestImageOfAnEmptyStore(t *testing.T) {
 	require.NoError(t, build(t, im, small(vfs.NewMem()), nil))
 }
 
-func TestChangedKeysCoverEveryDifferenceBetweenTwoImages(t *testing.T) {
+func TestChangesCoverEveryDifferenceBetweenTwoImages(t *testing.T) {
 	s := openMem(t)
 	s.PinLog("test", 1)
 	lively(t, s, 3, 40)
@@ -116,28 +117,42 @@ func TestChangedKeysCoverEveryDifferenceBetweenTwoImages(t *testing.T) {
 	for _, r := range imageRows(t, old) {
 		state[r.Table+"\x00"+string(r.Key)] = r
 	}
-	require.NoError(t, now.ChangedKeys(bg, old.Index(), func(table string, key []byte) error {
-		r, found, err := now.Get(table, key)
+	last := map[string]Row{}
+	require.NoError(t, now.Changes(bg, old.Index(), func(c *Change) error {
+		k := c.Table + "\x00" + string(c.Key)
+		r, found, err := now.Get(c.Table, c.Key)
 		require.NoError(t, err)
-		delete(state, table+"\x00"+string(key))
+		delete(state, k)
+		delete(last, k)
 		if found {
-			state[table+"\x00"+string(key)] = r
+			state[k] = r
+		}
+		if !c.Removed {
+			last[k] = Row{Table: c.Table, Key: bytes.Clone(c.Key), Value: append([]byte{}, c.Value...), ModIndex: c.Index}
+			if c.Deadline != 0 {
+				l := last[k]
+				l.Deadline = time.UnixMilli(c.Deadline).UTC()
+				last[k] = l
+			}
 		}
 		return nil
 	}))
+	for k, r := range last {
+		require.Equal(t, state[k], r, "the last change is the row")
+	}
 	want := map[string]Row{}
 	for _, r := range imageRows(t, now) {
 		want[r.Table+"\x00"+string(r.Key)] = r
 	}
 	require.Equal(t, want, state)
-	require.NoError(t, now.ChangedKeys(bg, now.Index(), func(string, []byte) error { t.Fatal("nothing changed"); return nil }))
+	require.NoError(t, now.Changes(bg, now.Index(), func(*Change) error { t.Fatal("nothing changed"); return nil }))
 	ctx, cancel := context.WithCancel(bg)
 	cancel()
-	require.ErrorIs(t, now.ChangedKeys(ctx, 0, func(string, []byte) error { return nil }), context.Canceled)
+	require.ErrorIs(t, now.Changes(ctx, 0, func(*Change) error { return nil }), context.Canceled)
 	require.ErrorIs(t, now.Rows(ctx, func(*Row) error { return nil }), context.Canceled)
 }
 
-func TestChangedKeysSayWhenTheLogIsTooShort(t *testing.T) {
+func TestChangesSayWhenTheLogIsTooShort(t *testing.T) {
 	o := small(vfs.NewMem())
 	o.RetainLog = -1
 	s := open(t, o)
@@ -148,7 +163,7 @@ func TestChangedKeysSayWhenTheLogIsTooShort(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.Greater(t, s.Log().FirstIndex(), uint64(1))
-	err := openImage(t, s).ChangedKeys(bg, 0, func(string, []byte) error { return nil })
+	err := openImage(t, s).Changes(bg, 0, func(*Change) error { return nil })
 	require.ErrorIs(t, err, ErrCompacted)
 }
 

@@ -201,10 +201,20 @@ func (im *Image) Get(table string, key []byte) (row Row, found bool, err error) 
 
 var errImageEnd = errors.New("engine: beyond the image")
 
-// ChangedKeys calls fn for every row that the log entries in (since, Index] wrote or removed, the records of
-// idempotency keys included: in log order, with repetitions, never fewer than really changed. key is valid during the
-// call only. ErrCompacted if the log does not reach back to since+1; PinLog(name, since) prevents that.
-func (im *Image) ChangedKeys(ctx context.Context, since uint64, fn func(table string, key []byte) error) error {
+// Change is what one log entry did to one row.
+type Change struct {
+	Table    string
+	Key      []byte
+	Removed  bool
+	Value    []byte
+	Deadline int64  // Unix ms, 0 = none
+	Index    uint64 // the log entry; ModIndex of the row that it wrote
+}
+
+// Changes calls fn for every row that the log entries in (since, Index] wrote or removed, the records of idempotency keys included, in log
+// order; entries that were refused changed nothing. So the last change of a row says what it is at Index. The change and its
+// slices are valid during the call only. ErrCompacted if the log does not reach back to since+1; PinLog(name, since) prevents that.
+func (im *Image) Changes(ctx context.Context, since uint64, fn func(*Change) error) error {
 	s := im.s
 	if since >= im.v.index {
 		return nil
@@ -229,10 +239,12 @@ func (im *Image) ChangedKeys(ctx context.Context, since uint64, fn func(table st
 		if err := ws.decode(e.Data, names); err != nil {
 			return fmt.Errorf("engine: image: log entry %d: %w", e.Index, err)
 		}
-		return changed(&ws, fn)
+		return changes(&ws, e.Index, fn)
 	})
+	// What is truncated meanwhile takes its refusals along.
+	short := next <= im.v.index || s.log.FirstIndex() > since+1
 	switch {
-	case errors.Is(err, errGap), errors.Is(err, wal.ErrNotFound), (err == nil || errors.Is(err, errImageEnd)) && next <= im.v.index:
+	case errors.Is(err, errGap), errors.Is(err, wal.ErrNotFound), (err == nil || errors.Is(err, errImageEnd)) && short:
 		return fmt.Errorf("%w: wanted %d, the log begins at %d", ErrCompacted, next, s.log.FirstIndex())
 	case err == nil || errors.Is(err, errImageEnd):
 		return nil
@@ -242,14 +254,19 @@ func (im *Image) ChangedKeys(ctx context.Context, since uint64, fn func(table st
 
 var errGap = errors.New("engine: log entry is missing")
 
-func changed(ws *WriteSet, fn func(table string, key []byte) error) error {
+func changes(ws *WriteSet, index uint64, fn func(*Change) error) error {
 	for i := range ws.Ops {
-		if err := fn(ws.Ops[i].Table, ws.Ops[i].Key); err != nil {
+		if err := fn(changeOf(&ws.Ops[i], index)); err != nil {
 			return err
 		}
 	}
 	if ws.IdempotencyKey != "" {
-		return fn(idemTable, []byte(ws.IdempotencyKey))
+		op := idemOp(ws, index)
+		return fn(changeOf(&op, index))
 	}
 	return nil
+}
+
+func changeOf(op *Op, index uint64) *Change {
+	return &Change{Table: op.Table, Key: op.Key, Removed: op.Delete, Value: op.Value, Deadline: op.Deadline, Index: index}
 }
