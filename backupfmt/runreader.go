@@ -73,6 +73,8 @@ type runReader struct {
 	held  *item // read ahead by fetch
 	queue []*readJob
 	ended bool
+	ahead int // frames read ahead
+	keep  int // decoded frames kept
 
 	mu      sync.Mutex
 	openers map[int]*packOpener
@@ -95,8 +97,12 @@ type readJob struct {
 }
 
 // frameCache is how many decoded frames are kept: a run that shares chunks with older ones goes back and forth between
-// their frames and its own.
-const frameCache = 24
+// their frames and its own. An incremental shares nothing and needs deltaFrames, so that a chain of 24
+// of them stays small.
+const (
+	frameCache  = 24
+	deltaFrames = 3
+)
 
 type frameKey struct {
 	pack int
@@ -119,7 +125,7 @@ type packOpener struct {
 func (r *Repo) newRunReader(ctx context.Context, l *Link) *runReader {
 	return &runReader{
 		r: r, ctx: ctx, link: l, items: &itemReader{r: r, ctx: ctx, link: l}, openers: map[int]*packOpener{},
-		frames: map[frameKey]*cachedFrame{},
+		frames: map[frameKey]*cachedFrame{}, ahead: r.o.Workers, keep: frameCache,
 	}
 }
 
@@ -159,7 +165,7 @@ func (rr *runReader) damage(pack int, err error) error {
 
 // advance keeps workers busy and waits for the next frame.
 func (rr *runReader) advance() (more bool, err error) {
-	for !rr.ended && len(rr.queue) < rr.r.o.Workers {
+	for !rr.ended && len(rr.queue) < rr.ahead {
 		if err := rr.fetch(); err != nil {
 			return false, err
 		}
@@ -232,7 +238,7 @@ func (rr *runReader) cached(k frameKey) ([]byte, error) {
 		c = &cachedFrame{}
 		rr.frames[k] = c
 		rr.order = append(rr.order, k)
-		if len(rr.order) > frameCache {
+		if len(rr.order) > rr.keep {
 			delete(rr.frames, rr.order[0])
 			rr.order = rr.order[1:]
 		}
@@ -382,6 +388,9 @@ func (r *Repo) newMerger(ctx context.Context, run []*Link) (*merger, error) {
 	m := &merger{}
 	for age, l := range run {
 		h := &mergeHead{age: age, rr: r.newRunReader(ctx, l)}
+		if age > 0 { // runs of changes do not share
+			h.rr.ahead, h.rr.keep = min(deltaFrames, r.o.Workers), deltaFrames
+		}
 		var err error
 		if h.e, err = h.rr.Next(); err != nil {
 			return nil, err

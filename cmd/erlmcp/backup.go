@@ -116,6 +116,7 @@ func errUsage(format string, args ...any) error {
 
 // target finds out which repository is meant; isKey: its secret is a key.
 func (r *repoFlags) target(cfg *config.Config) (t backup.Target, isKey bool, err error) {
+	calm(repoMemory)
 	url := r.repo
 	if url == "" {
 		url = cfg.Backup.Repository

@@ -189,6 +189,7 @@ func (r *repoFlags) create(ctx context.Context, cfg *config.Config, o backup.Cre
 	if targetErr != nil {
 		return backup.Created{}, targetErr
 	}
+	calm(createMemory)
 	repo, err := t.Open(ctx)
 	if err != nil {
 		return backup.Created{}, backup.Explain(err, t.String())
