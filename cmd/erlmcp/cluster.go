@@ -51,7 +51,7 @@ func (a *app) clusterCommand() *cobra.Command {
 			"promote makes a non-voter a voter. It should be close to the others: the slowest of a majority decides how fast writes are.", 1),
 		a.clusterOrder("rotate", "Renew this member's certificate now",
 			"rotate gives the member a new key and certificate. It does so by itself after two thirds of the certificate's year.", -1),
-		a.clusterRepair())
+		a.clusterRepair(), a.clusterCA())
 	return cmd
 }
 
@@ -116,12 +116,9 @@ environment variable ERLMCP_CLUSTER_TOKEN.`,
 		if err != nil {
 			return err
 		}
-		token := lookup(a.environ, "ERLMCP_CLUSTER_TOKEN")
-		if len(args) == 1 {
-			token = args[0]
-		}
-		if token == "" {
-			return &exitError{code: exitUsage, err: errors.New("no token: give it as the argument or in ERLMCP_CLUSTER_TOKEN; `erlmcp cluster token` on a member prints one")}
+		token, err := a.joinToken(args)
+		if err != nil {
+			return err
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), 30*time.Second)
 		defer cancel()
@@ -254,9 +251,15 @@ func printCluster(out io.Writer, st cluster.Status) error {
 	if st.Rebuild != "" {
 		fmt.Fprintf(out, "REBUILDING: %s\n", st.Rebuild)
 	}
+	if r := st.Rotation; r != nil {
+		fmt.Fprintf(out, "ROTATING THE AUTHORITY: %s, %s -> %s, since %s; waiting for %s\n", r.Phase, r.Old, r.New, r.Began.Format(time.RFC3339), strings.Join(r.Waiting, ", "))
+	}
+	for _, w := range st.Warnings {
+		fmt.Fprintf(out, "WARNING: %s\n", w)
+	}
 	fmt.Fprintf(out, "state   %.16s at entry %d\n\n", st.StateHash, st.StateIndex)
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tVOTES\tSTATE\tAPPLIED\tADDRESS\tCLIENTS\tVERSION")
+	fmt.Fprintln(w, "NAME\tVOTES\tSTATE\tAPPLIED\tADDRESS\tCLIENTS\tVERSION\tCERTIFICATE")
 	for _, m := range st.Members {
 		votes := "yes"
 		if !m.Votes {
@@ -265,7 +268,11 @@ func printCluster(out io.Writer, st cluster.Status) error {
 				votes = "not yet"
 			}
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", m.Name, votes, m.State, m.Applied, m.Address, m.URL, m.Version)
+		until := ""
+		if m.Certificate != nil {
+			until = fmt.Sprintf("%.8s until %s", m.Issuer, m.Certificate.UTC().Format(time.DateOnly))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", m.Name, votes, m.State, m.Applied, m.Address, m.URL, m.Version, until)
 	}
 	if err := w.Flush(); err != nil {
 		return err

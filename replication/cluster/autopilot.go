@@ -319,6 +319,7 @@ func (m *Member) announceOnce(ctx context.Context, lost bool) error {
 
 // announceOften tells the cluster about this member's address, URL and version after every start.
 func (m *Member) announceOften(ctx context.Context) {
+	said := ""
 	for {
 		var err error
 		if node, store, oerr := m.opened(); oerr == nil && node.IsLeader() {
@@ -334,6 +335,10 @@ func (m *Member) announceOften(ctx context.Context) {
 		}
 		if err == nil {
 			return
+		}
+		if errors.Is(err, trust.ErrStranger) && err.Error() != said {
+			said = err.Error()
+			m.log.Error("the other members are strangers to this one", "error", err)
 		}
 		select {
 		case <-time.After(time.Second):

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -188,6 +187,7 @@ type joinAsk struct {
 	Advertise string `json:"advertise"`
 	Token     string `json:"token"`
 	CSR       []byte `json:"csr"`
+	Again     bool   `json:"again,omitempty"` // it is a member that the others do not know by its certificate any more
 }
 
 type joinAnswer struct {
@@ -209,24 +209,52 @@ func Join(ctx context.Context, dir string, o JoinOptions) error {
 	if err := errors.Join(trust.CheckName(o.Name), checkAddress(o.Advertise)); err != nil {
 		return err
 	}
-	t, err := trust.ReadToken(o.Token)
+	key, got, peers, err := askToJoin(ctx, o, false)
 	if err != nil {
 		return err
+	}
+	return accept(dir, o, key, got, peers)
+}
+
+// Accept gives a stopped member the certificates that the cluster uses now: for one that was away while the authority was
+// rotated, or until its certificate expired. Its store stays. The token is of a running member.
+func Accept(ctx context.Context, dir string, o JoinOptions) error {
+	me, err := loadMember(dir)
+	if err != nil {
+		return err
+	}
+	o.Name, o.Advertise = me.Name, me.Advertise
+	key, got, peers, err := askToJoin(ctx, o, true)
+	if err != nil {
+		return err
+	}
+	me.Peers = slices.DeleteFunc(peers, func(p string) bool { return p == me.Advertise })
+	id, err := got.identity(key)
+	if err != nil {
+		return err
+	}
+	return errors.Join(id.Save(filepath.Join(dir, Folder)), me.save(dir))
+}
+
+// askToJoin sends a token to one member after the other.
+func askToJoin(ctx context.Context, o JoinOptions, again bool) (key ed25519.PrivateKey, got joinAnswer, peers []string, err error) {
+	t, err := trust.ReadToken(o.Token)
+	if err != nil {
+		return nil, got, nil, err
 	}
 	if len(o.Addresses) == 0 {
 		o.Addresses = t.Addresses
 	}
 	key, csr, err := trust.Request(o.Name)
 	if err != nil {
-		return err
+		return nil, got, nil, err
 	}
-	var got joinAnswer
-	ask := joinAsk{Name: o.Name, Advertise: o.Advertise, Token: o.Token, CSR: csr}
+	ask := joinAsk{Name: o.Name, Advertise: o.Advertise, Token: o.Token, CSR: csr, Again: again}
 	var failed []error
 	for _, a := range o.Addresses {
 		err := call(ctx, func(ctx context.Context) (net.Conn, error) { return port.DialJoin(ctx, t, a) }, "/join", ask, &got)
 		if err == nil {
-			return accept(dir, o, key, got, append(got.Peers, a))
+			return key, got, append(got.Peers, a), nil
 		}
 		failed = append(failed, fmt.Errorf("%s: %w", a, err))
 		var no *refused
@@ -234,21 +262,20 @@ func Join(ctx context.Context, dir string, o JoinOptions) error {
 			break // the next one would say the same
 		}
 	}
-	return fmt.Errorf("%w: no member let this machine in: %w", ErrMember, errors.Join(failed...))
+	return nil, got, nil, fmt.Errorf("%w: no member let this machine in: %w", ErrMember, errors.Join(failed...))
+}
+
+// identity is what a member got.
+func (got joinAnswer) identity(key ed25519.PrivateKey) (*trust.Identity, error) {
+	a, err := trust.ParseAuthority(got.Authority, got.Key)
+	if err != nil {
+		return nil, err
+	}
+	return trust.NewIdentity(a, got.Cert, key)
 }
 
 func accept(dir string, o JoinOptions, key ed25519.PrivateKey, got joinAnswer, peers []string) error {
-	a := &trust.Authority{}
-	var err error
-	if a.Cert, err = x509.ParseCertificate(got.Authority); err != nil {
-		return fmt.Errorf("%w: the authority's certificate: %w", ErrMember, err)
-	}
-	if len(got.Key) > 0 {
-		if a.Key, err = trust.ParseKey(got.Key); err != nil {
-			return err
-		}
-	}
-	id, err := trust.NewIdentity(a, got.Cert, key)
+	id, err := got.identity(key)
 	if err != nil {
 		return err
 	}

@@ -57,6 +57,7 @@ func (m *Member) serve() {
 	handle(admin, "/renew", m.onRenew)
 	handle(admin, "/order", m.onOrder)
 	handle(admin, "/entries", m.onEntries)
+	handle(admin, "/authority", m.onAuthority)
 	join := http.NewServeMux()
 	handle(join, "/join", m.onJoin)
 	for protocol, mux := range map[string]http.Handler{port.Admin: admin, port.Join: join} {
@@ -148,6 +149,9 @@ type pong struct {
 	Reason   string `json:"reason,omitempty"` // why it is rebuilding
 	Virgin   bool   `json:"virgin,omitempty"` // it is a founder and has not begun
 	Founders []peer `json:"founders,omitempty"`
+
+	Certificate *time.Time `json:"certificate,omitempty"` // when it ends
+	Issuer      string     `json:"issuer,omitempty"`      // id of its authority
 }
 
 func (m *Member) onPing(context.Context, string, struct{}) (pong, error) { return m.pong(), nil }
@@ -160,6 +164,8 @@ func (m *Member) pong() pong {
 		Founders: m.me.Founders,
 	}
 	m.mu.Unlock()
+	expires := m.id.Expires()
+	a.Certificate, a.Issuer = &expires, m.id.Issuer().ClusterID()
 	if node == nil {
 		a.Virgin = m.virgin()
 		return a
@@ -274,7 +280,7 @@ func (m *Member) admit(ctx context.Context, node *replication.Node, store *engin
 
 // order is what an operator wants of the leader.
 type order struct {
-	Kind  string        `json:"kind"` // admit, remove, promote, transfer
+	Kind  string        `json:"kind"` // admit, remove, promote, transfer, authority, authority-finish
 	Name  string        `json:"name,omitempty"`
 	Admit *admitAsk     `json:"admit,omitempty"`
 	Wait  time.Duration `json:"-"`
@@ -301,6 +307,8 @@ func (m *Member) onOrder(ctx context.Context, _ string, q order) (admitAnswer, e
 	case "transfer":
 		m.note(Event{Kind: "handover", Old: m.name, New: q.Name, Reason: "by an operator"})
 		return admitAnswer{}, node.HandOverTo(ctx, q.Name)
+	case "authority", "authority-finish":
+		return admitAnswer{}, m.beginRotation(ctx, store, q.Kind == "authority-finish")
 	}
 	return admitAnswer{}, &refused{text: "unknown order " + q.Kind}
 }
@@ -358,11 +366,24 @@ func (m *Member) onJoin(ctx context.Context, _ string, q joinAsk) (a joinAnswer,
 	if err != nil {
 		return a, err
 	}
+	if r, _, err := rotationOf(ctx, store); err != nil || r.running() {
+		return a, errors.Join(err, &refused{text: "the cluster's authority is being rotated: join when erlmcp cluster status says that it is done"})
+	}
 	for _, s := range node.Status().Members {
+		if string(s.ID) == q.Name && q.Again {
+			if s.Suffrage == raft.Voter && !t.Voter {
+				return a, &refused{text: fmt.Sprintf("%s votes, and the token is for members that do not: make another one with erlmcp cluster token", q.Name)}
+			}
+			t.Voter = t.Voter && s.Suffrage == raft.Voter
+			continue
+		}
 		if string(s.ID) == q.Name {
 			return a, &refused{text: fmt.Sprintf("there is a member called %s; choose another name, or remove it first: erlmcp cluster remove %s", q.Name, q.Name)}
 		}
 		a.Peers = append(a.Peers, string(s.Address))
+	}
+	if q.Again && !isMember(node, q.Name) {
+		return a, &refused{text: q.Name + " is not a member any more: join with an empty directory"}
 	}
 	if a.Cert, err = m.id.Authority().Issue(q.CSR, q.Name, m.o.Now()); err != nil {
 		return a, &refused{text: err.Error()}

@@ -67,6 +67,8 @@ type Member struct {
 	seen    map[string]sighting
 	formed  bool // Expect was reached once
 
+	rotating sync.Mutex // held while the authorities this member trusts change
+
 	ctx    context.Context // of the background work of one Start
 	cancel context.CancelFunc
 	work   sync.WaitGroup
@@ -361,7 +363,7 @@ func (m *Member) begin(store *engine.Store) error {
 		}
 	})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
-	for _, job := range []func(context.Context){m.lead, m.compare, m.announceOften, m.renew} {
+	for _, job := range []func(context.Context){m.lead, m.compare, m.announceOften, m.renew, m.authorities} {
 		m.work.Go(func() { job(m.ctx) })
 	}
 	return nil

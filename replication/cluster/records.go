@@ -34,7 +34,7 @@ type Record struct {
 // Event is one line of the failover log.
 type Event struct {
 	Time     time.Time `json:"time"`
-	Kind     string    `json:"kind"` // election, handover, join, promote, demote, remove, rebuild
+	Kind     string    `json:"kind"` // election, handover, join, promote, demote, remove, rebuild, authority
 	Old      string    `json:"old,omitempty"`
 	New      string    `json:"new,omitempty"`
 	Reason   string    `json:"reason,omitempty"`

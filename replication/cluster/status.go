@@ -31,6 +31,9 @@ type Status struct {
 	StateHash   string       `json:"state_hash"`
 	StateIndex  uint64       `json:"state_index"`
 	Certificate time.Time    `json:"certificate_expires"`
+	Authority   time.Time    `json:"authority_expires"`
+	Rotation    *Rotation    `json:"authority_rotation,omitempty"` // under way
+	Warnings    []string     `json:"warnings,omitempty"`           // of certificates that end soon
 	Members     []MemberInfo `json:"members"`
 	Events      []Event      `json:"events"` // newest first
 	Rebuild     string       `json:"rebuild,omitempty"`
@@ -44,6 +47,49 @@ type MemberInfo struct {
 	Applied uint64 `json:"applied"`
 	Last    uint64 `json:"last"`
 	Error   string `json:"error,omitempty"`
+
+	Certificate *time.Time `json:"certificate_expires,omitempty"` // absent: it did not say
+	Issuer      string     `json:"certificate_authority,omitempty"`
+}
+
+// Rotation is a rotation of the authority that is under way.
+type Rotation struct {
+	Phase   string    `json:"phase"` // introduce: all are to trust the new one; issue: all are to have certificates of it
+	Old     string    `json:"old"`
+	New     string    `json:"new"`
+	Began   time.Time `json:"began"`
+	Waiting []string  `json:"waiting"` // members that have not followed
+}
+
+// When certificates are warned of. A member renews its own four months before its end: one that is nearer has not managed to.
+const (
+	certificateSoon = 30 * 24 * time.Hour
+	authoritySoon   = 180 * 24 * time.Hour
+)
+
+// Certificates are when this member's certificate and the authority's end, and what is wrong about that.
+func (m *Member) Certificates() (own, authority time.Time, warnings []string) {
+	own, authority = m.id.Expires(), m.id.Authority().Cert.NotAfter
+	now := m.o.Now()
+	if w := ends("the certificate of "+m.name, own, now, certificateSoon, "erlmcp cluster rotate on it renews it; when it has ended: erlmcp cluster ca accept"); w != "" {
+		warnings = append(warnings, w)
+	}
+	if w := ends("the cluster's authority", authority, now, authoritySoon, "erlmcp cluster ca rotate replaces it"); w != "" {
+		warnings = append(warnings, w)
+	}
+	return own, authority, warnings
+}
+
+// ends warns of a certificate that ends soon; "": it does not.
+func ends(what string, at, now time.Time, soon time.Duration, how string) string {
+	days := int(at.Sub(now) / (24 * time.Hour))
+	switch {
+	case !now.Before(at):
+		return fmt.Sprintf("%s ended on %s: %s", what, at.UTC().Format(time.DateOnly), how)
+	case at.Sub(now) < soon:
+		return fmt.Sprintf("%s ends in %d days, on %s: %s", what, days, at.UTC().Format(time.DateOnly), how)
+	}
+	return ""
 }
 
 // Age is how old a stale read on this member is at most: everything that was committed anywhere so long ago is in its state. A
@@ -72,6 +118,7 @@ func (m *Member) Status(ctx context.Context) (Status, error) {
 	node, store, me, reason := m.node, m.store, m.me, m.reason
 	m.mu.Unlock()
 	out := Status{Cluster: m.id.Authority().ClusterID(), Name: me.Name, State: "starting", Certificate: m.id.Expires(), Rebuild: reason, Age: -1}
+	_, out.Authority, out.Warnings = m.Certificates()
 	if node == nil {
 		return out, nil
 	}
@@ -90,6 +137,13 @@ func (m *Member) Status(ctx context.Context) (Status, error) {
 	}
 	if out.Events, err = events(ctx, store, 20); err != nil {
 		return out, err
+	}
+	r, said, err := rotationOf(ctx, store)
+	if err != nil {
+		return out, err
+	}
+	if r.running() {
+		out.Rotation = &Rotation{Phase: r.Phase, Old: r.Old, New: r.ID, Began: r.Began, Waiting: m.waiting(node, r, said, false)}
 	}
 	qctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -113,10 +167,18 @@ func (m *Member) Status(ctx context.Context) (Status, error) {
 		switch {
 		case info.Name == me.Name:
 			info.State, info.Applied, info.Last = s.State, s.Applied, s.LastIndex
+			info.Certificate, info.Issuer = &out.Certificate, m.id.Issuer().ClusterID()
 		case see.err != nil:
 			info.Error = see.err.Error()
 		default:
 			info.State, info.Applied, info.Last = see.pong.State, see.pong.Applied, see.pong.Last
+			info.Certificate, info.Issuer = see.pong.Certificate, see.pong.Issuer
+			if info.Certificate == nil {
+				break // of an older version
+			}
+			if w := ends("the certificate of "+info.Name, *info.Certificate, m.o.Now(), certificateSoon, "erlmcp cluster rotate on it renews it"); w != "" {
+				out.Warnings = append(out.Warnings, w)
+			}
 		}
 		if info.Name == s.Leader {
 			out.LeaderURL = info.URL

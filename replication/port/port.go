@@ -175,7 +175,7 @@ func dialTLS(ctx context.Context, address string, c *tls.Config) (net.Conn, erro
 	d := tls.Dialer{NetDialer: &net.Dialer{}, Config: c}
 	conn, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
-		return nil, err
+		return nil, trust.Explain(address, err)
 	}
 	if conn.(*tls.Conn).ConnectionState().NegotiatedProtocol == "" {
 		_ = conn.Close()

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// ClusterRequest is an order to the member of a cluster: status, transfer, remove, promote, token, rotate, repair.
+// ClusterRequest is an order to the member of a cluster: status, transfer, remove, promote, token, rotate, authority, authority-finish, repair.
 type ClusterRequest struct {
 	Op    string        `json:"op"`
 	Name  string        `json:"name,omitempty"`

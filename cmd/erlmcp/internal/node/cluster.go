@@ -197,6 +197,8 @@ func (n *Node) Cluster(ctx context.Context, r admin.ClusterRequest) (any, error)
 		return struct{}{}, m.Promote(ctx, r.Name)
 	case "rotate":
 		return struct{}{}, m.RenewCertificate(ctx)
+	case "authority", "authority-finish":
+		return struct{}{}, m.RotateAuthority(ctx, r.Op == "authority-finish")
 	case "repair":
 		m.RebuildNow("an operator asked for it")
 		return struct{}{}, nil
