@@ -36,3 +36,24 @@ func TestCertificateRenewsItselfInTime(t *testing.T) {
 		s.stop()
 	}
 }
+
+// TestCertificatesThatEndSoonAreWarnedOf: with the days that are left, and what to do.
+func TestCertificatesThatEndSoonAreWarnedOf(t *testing.T) {
+	now := time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+	require.Empty(t, ends("it", now.Add(certificateSoon+time.Hour), now, certificateSoon, "do"))
+	require.Equal(t, "it ends in 29 days, on 2026-07-01: do", ends("it", now.Add(certificateSoon-time.Hour), now, certificateSoon, "do"))
+	require.Equal(t, "it ended on 2026-06-01: do", ends("it", now, now, certificateSoon, "do"))
+
+	s := newSite(t, "n1")
+	_, err := Init(s.dir, InitOptions{Name: "n1", Advertise: s.addr, Now: time.Now().AddDate(-99, -8, 0)})
+	require.NoError(t, err)
+	s.run()
+	s.db()
+	defer s.stop()
+	_, _, warnings := s.m.Certificates()
+	require.NotEmpty(t, warnings)
+	require.Contains(t, warnings[len(warnings)-1], "the cluster's authority ends in 1")
+	st, err := s.m.Status(t.Context())
+	require.NoError(t, err)
+	require.Contains(t, st.Warnings[len(st.Warnings)-1], "erlmcp cluster ca rotate")
+}

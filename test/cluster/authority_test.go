@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -41,12 +42,19 @@ func (f *fleet) rotated(old string) string {
 func TestTheAuthorityIsRotatedUnderLoad(t *testing.T) {
 	f := newFleet(t, 3)
 	first := f.status(f.nodes[0]).Cluster
+	// One that does not vote gets its certificates from those that do.
+	standby := &node{name: "n4", dir: t.TempDir(), address: freeAddress(t)}
+	command(t, "cluster", "join", "--data", standby.dir, "--name", standby.name, "--advertise", standby.address,
+		strings.TrimSpace(command(t, "cluster", "token", "--non-voter", "--data", f.nodes[0].dir)))
+	f.start(standby)
+	f.nodes = append(f.nodes, standby)
 	token := strings.TrimSpace(command(t, "cluster", "token", "--data", f.nodes[0].dir))
 	end := f.load("ca", 6)
 	command(t, "cluster", "ca", "rotate", "--data", f.nodes[2].dir)
 	second := f.rotated(first)
 	require.NotEqual(t, first, second)
 	end()
+	require.NoFileExists(t, filepath.Join(standby.dir, "cluster", "ca.key"))
 	out := command(t, "cluster", "status", "--data", f.nodes[1].dir)
 	require.Contains(t, out, second[:8]+" until ")
 	require.Contains(t, out, "the old one is dropped")

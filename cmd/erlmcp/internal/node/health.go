@@ -40,6 +40,13 @@ type vitals struct {
 	backup       *backup.Status // nil: not configured
 	maxProofAge  time.Duration
 	drills       bool
+	certificates *certificates // nil: not a member of a cluster
+}
+
+// certificates are when a member's ends, and that of its cluster's authority.
+type certificates struct {
+	own, authority time.Time
+	warnings       []string
 }
 
 // Health measures now and judges.
@@ -54,6 +61,12 @@ func (n *Node) measure(ctx context.Context) vitals {
 		phase: n.currentPhase(), memory: processMemory(),
 		minFreeDisk: uint64(n.cfg.Storage.MinFreeDisk), maxUnflushed: n.cfg.Storage.MaxUnflushed,
 	}
+	v.now = n.o.Now()
+	if n.member != nil {
+		c := new(certificates)
+		c.own, c.authority, c.warnings = n.member.Certificates()
+		v.certificates = c
+	}
 	p := n.parts.Load()
 	if p == nil {
 		return v
@@ -61,7 +74,7 @@ func (n *Node) measure(ctx context.Context) vitals {
 	v.storeErr = storeError(p.store)
 	v.store, v.log, v.mcp = p.store.Stats(), p.store.Log().Stats(), p.runtime.Stats()
 	v.ledger, v.ledgerErr = ledgerSummary(ctx, p.ledger)
-	v.now, v.backup, v.maxProofAge, v.drills = n.o.Now(), p.backupStatus(), n.cfg.Backup.MaxProofAge, n.cfg.Backup.Drill != config.Off
+	v.backup, v.maxProofAge, v.drills = p.backupStatus(), n.cfg.Backup.MaxProofAge, n.cfg.Backup.Drill != config.Off
 	return v
 }
 
@@ -84,6 +97,7 @@ func judge(v vitals) admin.Health {
 	}
 	mib := v.memory >> 20
 	add("process", level(v.memory, memoryYellow, memoryRed), mib, "%d MiB of memory", mib)
+	judgeCertificates(v, add)
 	if v.phase == admin.PhaseRecovering || v.phase == admin.PhaseStopping {
 		add("store", admin.Yellow, nil, "%s", map[admin.Phase]string{
 			admin.PhaseRecovering: "opening the store and replaying the log", admin.PhaseStopping: "stopping",
@@ -127,6 +141,23 @@ func judge(v vitals) admin.Health {
 		add("andon", andon, v.ledger.OpenAndons, "%s", text)
 	}
 	return h
+}
+
+// judgeCertificates judges the certificates between members. One that has ended lets no new connection be made.
+func judgeCertificates(v vitals, add func(name string, l admin.Level, value any, format string, args ...any)) {
+	c := v.certificates
+	if c == nil {
+		return
+	}
+	days := int(c.own.Sub(v.now) / (24 * time.Hour))
+	switch {
+	case !v.now.Before(c.own) || !v.now.Before(c.authority):
+		add("certificates", admin.Red, days, "%s", strings.Join(c.warnings, "; "))
+	case len(c.warnings) > 0:
+		add("certificates", admin.Yellow, days, "%s", strings.Join(c.warnings, "; "))
+	default:
+		add("certificates", admin.Green, days, "this member's ends in %d days, that of the cluster's authority in %d", days, int(c.authority.Sub(v.now)/(24*time.Hour)))
+	}
 }
 
 // judgeStorage judges log, store, queue and disk.

@@ -116,3 +116,19 @@ func TestBackupsOfWhichNobodyKnowsWhetherTheyRestoreAreRedButTheServerStays(t *t
 	require.Equal(t, admin.Yellow, h.Components["backup"].Status)
 	require.Contains(t, h.Components["backup"].Message, "full failed 2 times in a row: the line is cut")
 }
+
+func TestCertificatesThatEndAreToldOf(t *testing.T) {
+	now := time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
+	v := good()
+	v.now = now
+	require.NotContains(t, judge(v).Components, "certificates", "a single node has none")
+	v.certificates = &certificates{own: now.AddDate(0, 6, 0), authority: now.AddDate(90, 0, 0)}
+	require.Equal(t, admin.Green, judge(v).Components["certificates"].Status)
+	require.Contains(t, judge(v).Components["certificates"].Message, "ends in 183 days")
+	v.certificates.warnings = []string{"the certificate of n1 ends in 20 days"}
+	require.Equal(t, admin.Yellow, judge(v).Components["certificates"].Status)
+	v.certificates.own = now
+	require.Equal(t, admin.Red, judge(v).Components["certificates"].Status, "no new connection can be made")
+	v.phase = admin.PhaseRecovering
+	require.Equal(t, admin.Red, judge(v).Components["certificates"].Status, "and this may be why it waits")
+}

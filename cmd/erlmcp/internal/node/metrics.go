@@ -46,6 +46,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for name, component := range judge(v).Components {
 		m.gauge("erlmcp_process_health", "1 healthy, 0.5 degraded, 0 unhealthy.", healthValue(component.Status), "component", name)
 	}
+	if cs := v.certificates; cs != nil {
+		m.gauge("erlmcp_cluster_certificate_expires_timestamp_seconds", "When certificates between members end, Unix time.", float64(cs.own.Unix()), "of", "member")
+		m.gauge("erlmcp_cluster_certificate_expires_timestamp_seconds", "When certificates between members end, Unix time.", float64(cs.authority.Unix()), "of", "authority")
+	}
 	if c.node.parts.Load() == nil {
 		return
 	}
