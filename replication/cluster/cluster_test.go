@@ -27,6 +27,7 @@ type site struct {
 	dir    string
 	addr   string
 	expect int
+	retain int64 // of the log; 0: as little as possible
 	m      *Member
 	cancel context.CancelFunc
 	ended  chan struct{}
@@ -56,7 +57,11 @@ func (s *site) run() {
 	if os.Getenv("ERLMCP_TEST_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("on", s.name)
 	}
-	m, err := Open(s.dir, Options{Engine: engineOptions(), Timing: timing(), Expect: s.expect, Logger: log, Version: "test"})
+	eo := engineOptions()
+	if s.retain > 0 {
+		eo.RetainLog = s.retain
+	}
+	m, err := Open(s.dir, Options{Engine: eo, Timing: timing(), Expect: s.expect, Logger: log, Version: "test"})
 	require.NoError(s.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	s.m, s.cancel, s.ended = m, cancel, make(chan struct{})

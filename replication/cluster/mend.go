@@ -82,29 +82,34 @@ func Mend(ctx context.Context, dir string, o engine.Options) (done []wal.Mended,
 		return nil, fmt.Errorf("%w: %s is in use, stop the server first: %w", ErrMember, dir, err)
 	}
 	defer lock.Close()
+	peers := me.Peers
+	if len(peers) == 0 {
+		peers = []string{nobody}
+	}
 	var failed []error
-	for _, p := range append(me.Peers[:len(me.Peers):len(me.Peers)], "") {
-		some, err := wal.Mend(ctx, filepath.Join(dir, "wal"), wal.MendOptions{FS: fs, Key: o.Key, Entries: entriesOf(id, p, failed)})
+	for _, p := range peers {
+		some, err := wal.Mend(ctx, filepath.Join(dir, "wal"), wal.MendOptions{FS: fs, Key: o.Key, Entries: entriesOf(id, p)})
 		done = append(done, some...)
 		if err == nil {
 			return done, nil
 		}
-		if errors.Is(err, wal.ErrMend) || ctx.Err() != nil || p == "" {
-			return done, err // other entries would not help
+		if ctx.Err() != nil {
+			return done, err
 		}
+		// The next one is asked after ErrMend too: entries that were cut may look like a damage that nobody can put back.
 		failed = append(failed, fmt.Errorf("%s: %w", p, err))
 	}
-	return done, errors.Join(failed...)
+	return done, fmt.Errorf("%w: no other member could help: %w", ErrMember, errors.Join(failed...))
 }
 
-// entriesOf asks one member; "" is nobody.
-func entriesOf(id *trust.Identity, address string, failed []error) func(context.Context, uint64, uint64) ([]wal.Entry, error) {
-	if address == "" {
+// nobody is who is asked when no other member is known.
+const nobody = "no member"
+
+// entriesOf asks one member.
+func entriesOf(id *trust.Identity, address string) func(context.Context, uint64, uint64) ([]wal.Entry, error) {
+	if address == nobody {
 		return func(context.Context, uint64, uint64) ([]wal.Entry, error) {
-			if len(failed) == 0 {
-				return nil, fmt.Errorf("%w: no other member is known", ErrMember)
-			}
-			return nil, fmt.Errorf("%w: no other member could help: %w", ErrMember, errors.Join(failed...))
+			return nil, fmt.Errorf("%w: no other member is known", ErrMember)
 		}
 	}
 	web := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
