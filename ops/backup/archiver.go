@@ -122,6 +122,9 @@ func (s *Service) follow(ctx context.Context, now time.Time) {
 func (s *Service) archiveWorks(ctx context.Context, now time.Time, index uint64) {
 	s.mu.Lock()
 	failed := s.lag.since
+	if index > s.lag.index {
+		s.shipped++
+	}
 	s.lag = archiveState{index: index, at: now}
 	s.released = false
 	s.mu.Unlock()

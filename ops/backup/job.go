@@ -17,6 +17,7 @@ const (
 	JobDrill       = "drill"
 	JobPrune       = "prune"
 	JobCopy        = "copy"
+	JobMerge       = "merge"
 )
 
 // Schedule says when a job runs: cron.Schedule is one. Next is the first time after t.

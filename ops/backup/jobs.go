@@ -159,6 +159,31 @@ func (s *Service) prune(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%d backups kept, %d removed, %d objects and %d bytes deleted", len(rep.Kept), len(rep.Removed), rep.Objects, rep.Bytes), nil
 }
 
+// mergeFrom is how many pieces make a merging of the archive worth its listing. After an hour of writes there are up to 3600; a prune, once a day, merges too.
+const mergeFrom = 120
+
+// merge makes few large pieces of the many small ones that were archived since the last time.
+func (s *Service) merge(ctx context.Context) (string, error) {
+	s.mu.Lock()
+	n := s.shipped
+	s.mu.Unlock()
+	if n < mergeFrom {
+		return "", errNothing
+	}
+	repo, _, err := s.open(ctx)
+	if err != nil {
+		return "", err
+	}
+	rep, err := repo.MergeArchive(ctx)
+	if err != nil {
+		return "", err
+	}
+	s.mu.Lock()
+	s.shipped -= n
+	s.mu.Unlock()
+	return fmt.Sprintf("%d pieces of the archive became %d", rep.Pieces, rep.Into), nil
+}
+
 // copies brings every copy up to date. One that cannot be reached does not keep the others from theirs.
 func (s *Service) copies(ctx context.Context) (string, error) {
 	if s.unchanged(JobCopy) {

@@ -72,6 +72,7 @@ type Service struct {
 	last     Created           // newest backup that this process made or found
 	lag      archiveState
 	proof    time.Time // newest good drill
+	shipped  int       // pieces that this process archived since it merged the archive
 	released bool      // the log is no longer held
 	waiting  int       // on demand: at work, or waiting for the turn
 	looked   time.Time // when a node that does not lead looked last how far the archive is
@@ -107,7 +108,7 @@ func New(o Options) (*Service, error) {
 	s := &Service{
 		o: o, log: o.Logger, turn: make(chan struct{}, 1), begun: o.Clock.Now(), jobs: map[string]*JobState{}, quiet: map[string]uint64{},
 	}
-	for _, name := range []string{JobFull, JobIncremental, JobArchive, JobVerify, JobScrub, JobDrill, JobPrune, JobCopy} {
+	for _, name := range []string{JobFull, JobIncremental, JobArchive, JobVerify, JobScrub, JobDrill, JobPrune, JobCopy, JobMerge} {
 		s.jobs[name] = &JobState{Job: name, Recent: []Run{}}
 	}
 	return s, nil
@@ -187,6 +188,9 @@ func (s *Service) scheduled() (out []job) {
 	}
 	if len(s.o.Copies) > 0 {
 		out = append(out, job{JobCopy, Every(time.Hour), s.copies})
+	}
+	if s.o.Archive > 0 {
+		out = append(out, job{JobMerge, Every(time.Hour), s.merge})
 	}
 	return out
 }

@@ -527,3 +527,31 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	cancel()
 	<-done
 }
+
+func TestArchiveIsMergedEveryHourIfItHasManyPieces(t *testing.T) {
+	w := newSite(t, func(o *Options) { o.Full = nil })
+	pieces := func() (n int) {
+		require.NoError(t, w.disk.List(bg, "archive/", func(store.Info) error { n++; return nil }))
+		return n
+	}
+	w.write(1)
+	w.until(begin.Add(5*time.Minute), nil) // the first backup, without which nothing is archived
+	for range mergeFrom - 1 {
+		w.write(1)
+		w.svc.ArchiveTick(bg)
+	}
+	require.Equal(t, mergeFrom-1, pieces())
+	w.until(begin.Add(70*time.Minute), nil)
+	require.Zero(t, w.job(JobMerge).Runs, "not yet worth it")
+	w.write(1)
+	w.svc.ArchiveTick(bg)
+	w.until(begin.Add(130*time.Minute), nil)
+	require.EqualValues(t, 1, w.job(JobMerge).Runs)
+	require.Equal(t, 2, pieces(), "the newest stays as it is")
+	asked := w.disk.requests()
+	w.until(begin.Add(10*time.Hour), nil)
+	require.Equal(t, asked, w.disk.requests(), "a site without changes asks for nothing")
+	rep, err := w.repo().Verify(bg, backupfmt.VerifyOptions{ReadData: true})
+	require.NoError(t, err)
+	require.Empty(t, rep.Damage)
+}

@@ -27,7 +27,7 @@ func (s *Service) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := Status{Repository: s.o.Target.String(), LastProof: s.proof, Since: s.begun.UTC(), Jobs: []JobState{}}
-	for _, name := range []string{JobFull, JobIncremental, JobArchive, JobVerify, JobPrune, JobCopy, JobScrub, JobDrill} {
+	for _, name := range []string{JobFull, JobIncremental, JobArchive, JobMerge, JobVerify, JobPrune, JobCopy, JobScrub, JobDrill} {
 		j := *s.jobs[name]
 		if j.Runs > 0 || !j.Next.IsZero() {
 			j.Recent = append([]Run{}, j.Recent...)
