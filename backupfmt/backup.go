@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/erlmcp/erlmcp/backupfmt/shard"
 	"github.com/erlmcp/erlmcp/backupfmt/store"
 	"github.com/erlmcp/erlmcp/snapshot"
 )
@@ -210,6 +211,10 @@ func hashedRows(ctx context.Context, src Source, fn func(*snapshot.Entry) error)
 // present reports whether everything that a backup names is there and not truncated. A new backup must not share what is lost: it
 // would not restore either.
 func (r *Repo) present(ctx context.Context, l *Link) (bool, error) {
+	st := r.st
+	if view, away := shard.Partial(ctx, st); len(away) > 0 {
+		st = view
+	}
 	missing := map[string]int64{}
 	for _, refs := range [][]Ref{l.Packs, l.Lists} {
 		for _, ref := range refs {
@@ -217,7 +222,7 @@ func (r *Repo) present(ctx context.Context, l *Link) (bool, error) {
 		}
 	}
 	for _, folder := range []string{folderPacks, folderLists} {
-		err := r.st.List(ctx, folder, func(i store.Info) error {
+		err := st.List(ctx, folder, func(i store.Info) error {
 			if size, ok := missing[i.Name]; ok && i.Size >= size { // a rekey makes objects larger
 				delete(missing, i.Name)
 			}

@@ -28,7 +28,7 @@
 //   - With public keys given, nothing counts that none of them signed: see signature.go.
 //   - Whoever holds the store but not the key can destroy, but not read or forge. See docs/backup.md for what is not protected.
 //
-// Packages: store (where objects are), object (their envelope), keys (secrets), sign (signatures). This package: repo.go and secrets.go (opening), chain.go and manifest.go
+// Packages: store (where objects are), object (their envelope), keys (secrets), sign (signatures), shard (packs in several places). This package: repo.go and secrets.go (opening), chain.go and manifest.go
 // (the chain), items.go, runwriter.go, runreader.go (runs), source.go and backup.go (making), archive.go (log), plan.go and
 // restore.go (getting back), verify.go (scrub), prune.go (retention).
 package backupfmt

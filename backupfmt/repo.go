@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -97,6 +98,16 @@ type Repo struct {
 	first    uint32           // first one of this generation of keys, if it is not the first generation
 	rekeying bool             // keys of the generation before are still needed
 	links    map[string]*Link // by digest, hex: what Chain read
+}
+
+// at is the same repository, looked at in another way.
+func (r *Repo) at(st store.Store) *Repo {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return &Repo{
+		st: st, o: r.o, id: r.id, created: r.created, ctx: r.ctx, master: r.master, chunkKey: r.chunkKey, keyless: r.keyless, trust: r.trust,
+		epochs: maps.Clone(r.epochs), epoch: r.epoch, first: r.first, rekeying: r.rekeying,
+	}
 }
 
 // ID is the identity of the repository.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/erlmcp/erlmcp/backupfmt/keys"
 	"github.com/erlmcp/erlmcp/backupfmt/object"
+	"github.com/erlmcp/erlmcp/backupfmt/shard"
 	"github.com/erlmcp/erlmcp/backupfmt/sign"
 	"github.com/erlmcp/erlmcp/backupfmt/store"
 )
@@ -108,6 +109,10 @@ func (r *Repo) Verify(ctx context.Context, o VerifyOptions) (*VerifyReport, erro
 	if o.Budget < 0 || o.Budget > 1 || o.Budget > 0 && !o.ReadData {
 		return nil, fmt.Errorf("%w: budget %v", ErrInvalid, o.Budget)
 	}
+	view, away := shard.Partial(ctx, r.st)
+	if len(away) > 0 {
+		r = r.at(view)
+	}
 	v := &verifier{
 		r: r, o: o, rep: &VerifyReport{Keyless: r.keyless}, have: map[string]int64{}, refs: map[string]Ref{}, users: map[string][]uint64{},
 		checked: map[string]bool{}, pieces: map[string]*checkedPiece{},
@@ -116,6 +121,9 @@ func (r *Repo) Verify(ctx context.Context, o VerifyOptions) (*VerifyReport, erro
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
+	}
+	for _, e := range away {
+		v.damage(Damage{Kind: "missing", Object: "shard " + e.ID, Reason: e.Error()})
 	}
 	return v.rep, nil
 }

@@ -56,7 +56,7 @@ func (a *app) backupCommand() *cobra.Command {
 	}
 	cmd.AddCommand(a.backupInitCommand(), a.backupCreateCommand(), a.backupListCommand(), a.backupShowCommand(), a.backupVerifyCommand(),
 		a.backupRepairCommand(), a.backupRestoreCommand(), a.backupPruneCommand(), a.backupConsolidateCommand(), a.backupCopyCommand(),
-		a.backupKeysCommand())
+		a.backupKeysCommand(), a.backupShardsCommand())
 	return cmd
 }
 
@@ -143,7 +143,8 @@ func (r *repoFlags) target(cfg *config.Config) (t backup.Target, isKey bool, err
 
 // locate reads a URL and the rate limit.
 func (r *repoFlags) locate(cfg *config.Config, url string) (t backup.Target, err error) {
-	if t.Location, err = store.ParseLocation(url, lookupIn(r.a.environ)); err != nil {
+	t.Env = lookupIn(r.a.environ)
+	if t.Location, err = store.ParseLocation(url, t.Env); err != nil {
 		return t, &exitError{code: exitUsage, err: err}
 	}
 	t.PackSize = cfg.Backup.PackSize

@@ -212,6 +212,14 @@ var disasters = map[string]disaster{
 			require.Error(g.t, err, "the old key opens nothing any more")
 		},
 	},
+	"shards": {
+		happens: func(*guide) {},
+		after: func(g *guide, out string) {
+			require.Contains(g.t, out, "added shard")
+			require.Contains(g.t, out, "erlmcp.packs")
+			require.Contains(g.t, out, "Sound")
+		},
+	},
 	"signed": {
 		happens: func(g *guide) { g.run("systemctl start erlmcp"); g.some("e", 2) },
 		after: func(g *guide, out string) {

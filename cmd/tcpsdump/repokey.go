@@ -11,6 +11,7 @@ import (
 	"github.com/erlmcp/erlmcp/backupfmt/sign"
 	"github.com/erlmcp/erlmcp/backupfmt/store"
 	"github.com/erlmcp/erlmcp/config"
+	"github.com/erlmcp/erlmcp/ops/backup"
 )
 
 // repoFlag adds the flag for the key of a repository or an archive.
@@ -54,5 +55,5 @@ func openStore(ctx context.Context, url string) (store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.Open(ctx, false)
+	return backup.Target{Location: l}.Store(ctx, false)
 }

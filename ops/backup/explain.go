@@ -7,6 +7,7 @@ import (
 
 	"github.com/erlmcp/erlmcp/backupfmt"
 	"github.com/erlmcp/erlmcp/backupfmt/keys"
+	"github.com/erlmcp/erlmcp/backupfmt/shard"
 	"github.com/erlmcp/erlmcp/backupfmt/store"
 )
 
@@ -50,6 +51,11 @@ func advice(err error, where string) string {
 		return "use the newer program"
 	case errors.Is(err, backupfmt.ErrGap):
 		return "choose a point before the gap with --at-index or --at-time, or a backup behind it (`erlmcp backup list`)"
+	case errors.Is(err, shard.ErrUnreachable):
+		return "packs are spread over several places, and this one does not answer: mount it, or bring it back, and run it again. `erlmcp backup verify` says what " +
+			"cannot be restored without it; if it is lost for good, `erlmcp backup shards remove ID --lost`, then repair from a copy or make a full backup"
+	case errors.Is(err, shard.ErrInvalid), errors.Is(err, shard.ErrDamaged):
+		return "`erlmcp backup shards list` shows where the packs of a repository are; nothing was changed"
 	case errors.Is(err, backupfmt.ErrRekeyed):
 		return "give the new passphrase or key file (ERLMCP_BACKUP_ENCRYPTION_KEY, --key-file or backup.key_file), and restart a server that still uses the old one; " +
 			"nothing was changed, and its log is kept for the archive meanwhile, up to backup.hold_log"

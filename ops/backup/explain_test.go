@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/erlmcp/erlmcp/backupfmt"
+	"github.com/erlmcp/erlmcp/backupfmt/shard"
 	"github.com/erlmcp/erlmcp/backupfmt/store"
 )
 
@@ -16,7 +17,7 @@ func TestEveryRefusalOfARepositorySaysWhatToDo(t *testing.T) {
 		context.Canceled, backupfmt.ErrWrongKey, backupfmt.ErrKeyRequired, backupfmt.ErrNotEncrypted, backupfmt.ErrNotRepo, backupfmt.ErrIsRepo,
 		backupfmt.ErrVersion, backupfmt.ErrRekeyed, backupfmt.ErrDiverged, backupfmt.ErrGap, backupfmt.ErrUnsigned, backupfmt.ErrSignKey, backupfmt.ErrNotSigned, backupfmt.ErrDamaged, backupfmt.ErrNoBackup,
 		backupfmt.ErrNotReached, backupfmt.ErrFenced, backupfmt.ErrNoParent, backupfmt.ErrNoHistory, backupfmt.ErrTooMany,
-		store.ErrNoSpace, store.ErrDenied, store.ErrNoStore,
+		shard.ErrUnreachable, shard.ErrInvalid, shard.ErrDamaged, store.ErrNoSpace, store.ErrDenied, store.ErrNoStore,
 	} {
 		said := Explain(fmt.Errorf("while at work: %w", err), "/some/repository")
 		require.ErrorIs(t, said, err)

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/erlmcp/erlmcp/backupfmt"
 	"github.com/erlmcp/erlmcp/backupfmt/keys"
+	"github.com/erlmcp/erlmcp/backupfmt/shard"
 	"github.com/erlmcp/erlmcp/backupfmt/sign"
 	"github.com/erlmcp/erlmcp/backupfmt/store"
 )
@@ -22,8 +24,9 @@ type Target struct {
 	PackSize int64            // of new packs, in bytes; 0: backupfmt's default
 	Rate     int64            // bytes per second, reads and writes together; 0: no limit
 
-	Now func() time.Time `json:"-"` // default time.Now
-	At  store.Store      `json:"-"` // used in place of Location, if set
+	Now func() time.Time    `json:"-"` // default time.Now
+	At  store.Store         `json:"-"` // used in place of Location, if set
+	Env func(string) string `json:"-"` // where keys of further buckets come from; default os.Getenv
 }
 
 // String names the repository without secrets.
@@ -47,10 +50,30 @@ func (t Target) Store(ctx context.Context, create bool) (store.Store, error) {
 			return nil, err
 		}
 	}
+	st, err := shard.Open(ctx, st, t.place)
+	if err != nil {
+		return nil, err
+	}
 	if t.Rate > 0 {
 		return store.Limit(st, t.Rate), nil
 	}
 	return st, nil
+}
+
+// place opens another place of a repository whose packs are spread. Without keys of its own a bucket gets those of the first one.
+func (t Target) place(ctx context.Context, location string) (store.Store, error) {
+	env := t.Env
+	if env == nil {
+		env = os.Getenv
+	}
+	l, err := store.ParseLocation(location, env)
+	if err != nil {
+		return nil, err
+	}
+	if l.S3 != nil && l.S3.AccessKey == "" && t.Location.S3 != nil {
+		l.S3.AccessKey, l.S3.SecretKey, l.S3.Token = t.Location.S3.AccessKey, t.Location.S3.SecretKey, t.Location.S3.Token
+	}
+	return l.Open(ctx, false)
 }
 
 // Open opens the repository.

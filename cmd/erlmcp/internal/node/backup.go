@@ -29,6 +29,7 @@ func BackupTarget(c *config.Config, url string, environ []string) (t backup.Targ
 		}
 		return value
 	}
+	t.Env = env
 	if t.Location, err = store.ParseLocation(url, env); err != nil {
 		return t, err
 	}
