@@ -291,7 +291,7 @@ func TestARebalanceThatIsKilledAnywhereLosesNothing(t *testing.T) {
 
 func TestTheTableOfPlacesSurvivesDamageOfOneCopyAndRefusesNonsense(t *testing.T) {
 	w := newWorld(t, 303)
-	f, places := spread(t, w)
+	f, _ := spread(t, w)
 	b, v, err := f.first.Get(bg, "shards")
 	require.NoError(t, err)
 	_, err = f.first.Replace(bg, "shards", []byte(strings.Replace(string(b), "second", "sesame", 1)), v)
@@ -305,7 +305,7 @@ func TestTheTableOfPlacesSurvivesDamageOfOneCopyAndRefusesNonsense(t *testing.T)
 	require.ErrorIs(t, err, shard.ErrDamaged)
 
 	w = newWorld(t, 304)
-	f, places = spread(t, w)
+	f, places := spread(t, w)
 	d, err := f.place(bg, "second")
 	require.NoError(t, err)
 	_, err = shard.Add(bg, f.first, d, "second", w.clock.Now())
