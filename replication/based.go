@@ -174,7 +174,7 @@ func (b *based) deliver() <-chan time.Time {
 	leader := b.EncodePeer(k.leader, k.address)
 	a := &raft.AppendEntriesRequest{
 		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(k.leader), Addr: leader},
-		Term:      k.term, Leader: leader, PrevLogEntry: k.index, PrevLogTerm: k.term, LeaderCommitIndex: k.index,
+		Term:      k.term, PrevLogEntry: k.index, PrevLogTerm: k.term, LeaderCommitIndex: k.index,
 	}
 	select {
 	case b.rpcs <- raft.RPC{Command: a, RespChan: make(chan raft.RPCResponse, 1)}: // nobody reads the answer
