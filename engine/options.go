@@ -17,7 +17,7 @@ type Options struct {
 	SegmentSize  int64  // bytes per log segment; 0: the log's default (64 MiB)
 	Key          []byte // 32 bytes: encrypt log and values at rest with AES-256-GCM; nil: plain
 	MemTableSize uint64 // bytes per Pebble memtable; default 16 MiB, at least 256 KiB
-	CacheSize    int64  // bytes of Pebble block cache; default 8 MiB
+	CacheSize    int64  // bytes that Pebble's memtables, usually two, and cached blocks may take together; default two of them and 16 MiB
 
 	MaxUnflushed  int64         // bytes of log not yet flushed into Pebble: flush at half, hold commits at full; default 256 MiB
 	FlushInterval time.Duration // state dirty for longer than this is flushed; default 30 s, negative: never by age
@@ -132,7 +132,7 @@ type Result struct {
 
 const (
 	defaultMemTable       = 16 << 20
-	defaultCache          = 8 << 20
+	defaultBlocks         = 16 << 20
 	defaultMaxUnflushed   = 256 << 20
 	defaultRetainLog      = 256 << 20
 	defaultFlushInterval  = 30 * time.Second
@@ -172,7 +172,9 @@ func (o Options) withDefaults() (Options, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	orDefault(&o.MemTableSize, defaultMemTable)
-	orDefault(&o.CacheSize, defaultCache)
+	// What memtables hold is taken out of the cache: one that is not larger than two of them caches nothing, and every write then
+	// reads filters and indexes from the files to find the row's old version, at twice the processor time per row.
+	orDefault(&o.CacheSize, 2*int64(o.MemTableSize)+defaultBlocks)
 	orDefault(&o.MaxUnflushed, defaultMaxUnflushed)
 	orDefault(&o.RetainLog, defaultRetainLog)
 	orDefault(&o.FlushInterval, defaultFlushInterval)
