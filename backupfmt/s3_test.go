@@ -2,12 +2,14 @@ package backupfmt
 
 import (
 	"bytes"
+	"context"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/stretchr/testify/require"
 
 	"github.com/erlmcp/erlmcp/backupfmt/keys"
+	"github.com/erlmcp/erlmcp/backupfmt/shard"
 	"github.com/erlmcp/erlmcp/backupfmt/store"
 	"github.com/erlmcp/erlmcp/test/s3server"
 )
@@ -116,4 +118,29 @@ func TestACopyGoesOnWhereItWasKilledAndSpreadsNoDamage(t *testing.T) {
 	require.NoError(t, err)
 	_, err = Copy(bg, bad, empty, nil)
 	require.ErrorIs(t, err, ErrDamaged)
+}
+
+func TestAPlaceForPacksMayBeABucket(t *testing.T) {
+	w := newWorld(t, 72)
+	bucket := s3(t)
+	first := w.disk
+	w.several(2)
+	_, err := shard.Add(bg, first, bucket, "bucket", w.clock.Now())
+	require.NoError(t, err)
+	require.NoError(t, shard.Close(bg, first, shard.First, true))
+	w.disk, err = shard.Open(bg, first, func(context.Context, string) (store.Store, error) { return bucket, nil })
+	require.NoError(t, err)
+	w.repo, err = Open(bg, w.disk, w.options())
+	require.NoError(t, err)
+	w.several(3)
+	var near, far int
+	require.NoError(t, first.List(bg, folderPacks, func(store.Info) error { near++; return nil }))
+	require.NoError(t, bucket.List(bg, folderPacks, func(store.Info) error { far++; return nil }))
+	require.NotZero(t, near)
+	require.NotZero(t, far)
+	w.restore(Target{})
+	_, err = w.repo.Prune(bg, PruneOptions{Policy: Policy{Last: 2}})
+	require.NoError(t, err)
+	w.restore(Target{})
+	soundStore(t, w)
 }

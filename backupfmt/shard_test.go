@@ -67,7 +67,9 @@ func (w *world) over(f *fleet) {
 	w.t.Helper()
 	w.disk = f.open()
 	var err error
-	w.repo, err = Open(bg, w.disk, w.options())
+	if w.repo, err = Open(bg, w.disk, w.options()); errors.Is(err, ErrWrongKey) {
+		w.repo, err = Open(bg, w.disk, w.newOptions())
+	}
 	require.NoError(w.t, err)
 	w.ar, err = w.repo.OpenArchive(bg, w.life())
 	require.NoError(w.t, err)
@@ -80,6 +82,19 @@ func (w *world) several(n int) {
 		w.fill(600)
 		w.backup(Full)
 	}
+}
+
+// only closes all places but one; "" opens all.
+func (w *world) only(f *fleet, id string) {
+	w.t.Helper()
+	for _, closed := range []bool{false, true} { // one must always be open
+		for _, p := range f.open().Places() {
+			if (id != "" && p.ID != id) == closed {
+				require.NoError(w.t, shard.Close(bg, f.first, p.ID, closed))
+			}
+		}
+	}
+	w.over(f)
 }
 
 func (f *fleet) held() map[string]int {
@@ -106,7 +121,12 @@ func TestPacksAreSpreadOverPlacesAndEverythingWorksAsBefore(t *testing.T) {
 	w.backup(Full)
 	f, places := spread(t, w)
 	require.Equal(t, map[string]int{"": len(w.names(folderPacks)), "second": 0, "third": 0}, f.held(), "old packs stay where they are")
-	w.several(8)
+	for _, p := range places {
+		w.only(f, p.ID)
+		w.several(2)
+	}
+	w.only(f, "")
+	w.several(3)
 	w.write(10)
 	w.ship()
 	w.backup(Incremental)
@@ -128,6 +148,10 @@ func TestPacksAreSpreadOverPlacesAndEverythingWorksAsBefore(t *testing.T) {
 	w.everythingRestores()
 	_, err = w.repo.Prune(bg, PruneOptions{Policy: Policy{Last: 1}})
 	require.NoError(t, err)
+	w.only(f, places[0].ID)
+	w.several(2)
+	w.only(f, "")
+	w.ship()
 	soundStore(t, w)
 
 	// A copy is one tree, or has places of its own.
@@ -168,10 +192,12 @@ func TestALostPlaceIsNamedWithWhatItCostsAndBackupsGoOn(t *testing.T) {
 	w.fill(300)
 	early := w.backup(Full) // before there were shards
 	f, places := spread(t, w)
-	w.several(8)
+	w.only(f, places[0].ID)
+	w.several(2)
 	w.write(8)
 	w.ship()
 	last := w.backup(Incremental)
+	w.only(f, "")
 	saved, err := store.CreateDir(vfs.NewMem(), "copy")
 	require.NoError(t, err)
 	_, err = Copy(bg, w.disk, saved, nil)

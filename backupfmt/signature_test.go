@@ -494,3 +494,36 @@ func TestARepositoryWithoutEncryptionCanBeSigned(t *testing.T) {
 	_, err = w.repo.Plan(bg, Target{})
 	require.ErrorIs(t, err, ErrUnsigned)
 }
+
+// TestToBeginSigningMayBeKilledAnywhere: nothing that is stored is harmed, and the same call gets through.
+func TestToBeginSigningMayBeKilledAnywhere(t *testing.T) {
+	origin := brief(t, 211)
+	one := signer(t, 1)
+	points := 0
+	for n := 0; ; n++ {
+		w := origin.sharedBy(-1)
+		o := w.options()
+		o.Signer = one
+		r, err := Open(bg, newFaulty(w.disk, n), o)
+		require.NoError(t, err)
+		_, err = r.BeginSigning(bg)
+		if err == nil {
+			break
+		}
+		require.ErrorIs(t, err, errKilled)
+		points++
+		w.repo = w.as(nil)
+		w.whole(w.ar.Last())
+		_, err = w.as(one).BeginSigning(bg)
+		require.NoError(t, err)
+		w.become(w.as(one))
+		w.ship()
+		w.backup(Full)
+		with, without := w.verdict(one)
+		require.Empty(t, with)
+		require.Empty(t, without)
+		w.repo = w.as(nil, one)
+		w.restore(Target{})
+	}
+	require.GreaterOrEqual(t, points, 3, "fence, link, head")
+}

@@ -190,6 +190,15 @@ func (s *Service) copies(ctx context.Context) (string, error) {
 		return "", errNothing
 	}
 	index := s.o.Store.AppliedIndex()
+	if s.o.Target.Signer != nil || len(s.o.Target.Trust) > 0 { // nothing that was forged is spread
+		repo, _, err := s.open(ctx)
+		if err != nil {
+			return "", err
+		}
+		if _, err := repo.Chain(ctx); err != nil {
+			return "", err
+		}
+	}
 	src, err := s.o.Target.Store(ctx, false)
 	if err != nil {
 		return "", err
