@@ -118,6 +118,9 @@ func (r *sessions) idle(ctx context.Context, now time.Time) (expired []string, e
 
 // noteUse writes down when s was used last.
 func (r *sessions) noteUse(ctx context.Context, s *session) {
+	if r.store.home(ctx, s.id) != nil {
+		return // whoever has it now knows better
+	}
 	r.mu.Lock()
 	used := s.used
 	s.touched = used

@@ -49,9 +49,10 @@ type gate struct {
 func NewWire(behind func(n, at int), targets ...func() *url.URL) *Wire {
 	w := &Wire{behind: behind, record: newRecord()}
 	for at, target := range targets {
-		g := &gate{w: w, at: at, target: target}
+		w.gates = append(w.gates, &gate{w: w, at: at, target: target})
+	}
+	for _, g := range w.gates {
 		g.front = httptest.NewServer(g)
-		w.gates = append(w.gates, g)
 	}
 	return w
 }
