@@ -230,12 +230,15 @@ func (s *S3) read(ctx context.Context, name string, o minio.GetObjectOptions, wa
 	return b, v, err
 }
 
+// brokeOff reports that an answer ended early.
+func brokeOff(err error) bool { return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) }
+
 // readOnce is one try; broken: the answer ended early.
 func (s *S3) readOnce(ctx context.Context, name string, o minio.GetObjectOptions, want int64) (b []byte, v Version, broken bool, err error) {
 	core := minio.Core{Client: s.c}
 	body, info, _, err := core.GetObject(ctx, s.o.Bucket, s.prefix+name, o)
-	if err != nil {
-		return nil, "", false, s.err("read", name, err)
+	if err != nil { // of a refusal, too, half may come: what it says is not known
+		return nil, "", brokeOff(err), s.err("read", name, err)
 	}
 	defer body.Close()
 	if want < 0 {
@@ -318,7 +321,7 @@ func (s *S3) listFrom(ctx context.Context, prefix string, last *string, fn func(
 	defer cancel() // ends the lister when fn gives up
 	for i := range s.c.ListObjects(ctx, s.o.Bucket, minio.ListObjectsOptions{Prefix: s.prefix + prefix, Recursive: true, StartAfter: *last}) {
 		if i.Err != nil {
-			return errors.Is(i.Err, io.ErrUnexpectedEOF) || errors.Is(i.Err, io.EOF), s.err("list", prefix, i.Err)
+			return brokeOff(i.Err), s.err("list", prefix, i.Err)
 		}
 		*last = i.Key
 		name := strings.TrimPrefix(i.Key, s.prefix)
