@@ -110,12 +110,12 @@ func (k *talks) talk(t *testing.T, client conversation.Client, wanted []conversa
 		targets = append(targets, func() *url.URL { return k.urlOf(x) })
 	}
 	k.order = nodes
-	w := conversation.NewWire(func(n, at int) {
+	w := conversation.NewWire(func(w *conversation.Wire, n, at int) {
+		k.wire = w
 		if harms < most && harm(n, k.f.indexOf(nodes[at])) {
 			harms++
 		}
 	}, targets...)
-	k.wire = w
 	began := time.Now()
 	got := client(w.URLs(), fmt.Sprintf("@%d", k.runs), 1+most)
 	w.Close()

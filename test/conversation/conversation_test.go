@@ -54,7 +54,7 @@ func talk(t *testing.T, bin string, client Client, wanted []WantedStep, killAt i
 	srv := &server{bin: bin, dir: dir}
 	require.NoError(t, srv.start())
 	var failure error
-	w := NewWire(func(n, _ int) {
+	w := NewWire(func(_ *Wire, n, _ int) {
 		if n == killAt {
 			srv.kill()
 			failure = srv.start()

@@ -22,7 +22,7 @@ import (
 //
 // Messages pass one at a time, so that "behind message n" means one thing.
 type Wire struct {
-	behind func(n, at int)
+	behind func(w *Wire, n, at int)
 	gates  []*gate
 	record *record
 
@@ -46,13 +46,15 @@ type gate struct {
 // NewWire listens. targets tell where the servers are at the moment, nil: one
 // is down. behind is called behind message n (the first is 1), which server at
 // received or sent; no message passes until it returns. Close it after use.
-func NewWire(behind func(n, at int), targets ...func() *url.URL) *Wire {
+func NewWire(behind func(w *Wire, n, at int), targets ...func() *url.URL) *Wire {
 	w := &Wire{behind: behind, record: newRecord()}
 	for at, target := range targets {
-		w.gates = append(w.gates, &gate{w: w, at: at, target: target})
+		g := &gate{w: w, at: at, target: target}
+		g.front = httptest.NewUnstartedServer(g)
+		w.gates = append(w.gates, g)
 	}
-	for _, g := range w.gates {
-		g.front = httptest.NewServer(g)
+	for _, g := range w.gates { // all are there when the first begins to serve
+		g.front.Start()
 	}
 	return w
 }
@@ -109,7 +111,7 @@ func (w *Wire) passed(at int, name string) {
 	w.names = append(w.names, name)
 	w.mu.Unlock()
 	if !w.closed {
-		w.behind(n, at)
+		w.behind(w, n, at)
 	}
 }
 

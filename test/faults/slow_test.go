@@ -13,7 +13,7 @@ import (
 // that never pause get quick refusals instead of a queue, and the operator sees why.
 func TestASlowDiskIsBackpressureNotMemory(t *testing.T) {
 	const maxPending = 4
-	s := newSite(t, 32, "--set", "storage.max_pending=4")
+	s := newSite(t, 32, "--set", "storage.max_pending=4", "--set", "storage.mem_table_size=2MiB") // and a cache that is soon full
 	s.start()
 	s.prepare()
 	s.work(500 * time.Millisecond) // the memory of a server that has worked
