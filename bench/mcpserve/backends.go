@@ -21,8 +21,7 @@ func echo(_ context.Context, _ *sdk.CallToolRequest, in echoIn) (*sdk.CallToolRe
 	return &sdk.CallToolResult{Content: []sdk.Content{&sdk.TextContent{Text: in.Text}}}, nil, nil
 }
 
-// echoTool changes nothing and says so: its answer waits for no audit record,
-// unless the server is told to.
+// echoTool changes nothing and says so.
 var echoTool = &sdk.Tool{Name: "echo", Description: "says it back", Annotations: &sdk.ToolAnnotations{ReadOnlyHint: true}}
 
 type opener = func(dir string) (http.Handler, func(), error)
