@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -56,11 +57,18 @@ type fleet struct {
 	history *history // nil before the first load
 }
 
+// freeAddress is of a port that no connection gets while its member is down, as those do which the system chooses: they are
+// from 32768 on, or 49152.
 func freeAddress(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
+	}
+	t.Fatal("no free port between 12000 and 32000")
+	return ""
 }
 
 func command(t *testing.T, args ...string) string {
