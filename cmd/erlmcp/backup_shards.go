@@ -42,9 +42,9 @@ func (a *app) backupShardsCommand() *cobra.Command {
 			"unless --lost says that it is gone, with what it held: erlmcp backup verify then says what that was.",
 		"  erlmcp backup shards remove 0123456789abcdef", 1,
 		func(ctx context.Context, st store.Store, _ backup.Target, args []string, _ *meter) (any, string, error) {
-			s, ok := st.(*shard.Store)
-			if !ok {
-				return nil, "", fmt.Errorf("%w: the repository has no shards", shard.ErrInvalid)
+			s, err := shardsOf(st)
+			if err != nil {
+				return nil, "", err
 			}
 			return map[string]any{"removed": args[0]}, "removed shard " + args[0], s.Remove(ctx, args[0], lost)
 		})
@@ -91,6 +91,15 @@ func (a *app) shardCommand(use, short, long, example string, args int,
 	return cmd
 }
 
+// shardsOf is a repository that has shards.
+func shardsOf(st store.Store) (*shard.Store, error) {
+	s, ok := st.(*shard.Store)
+	if !ok {
+		return nil, fmt.Errorf("%w: the repository has no shards", shard.ErrInvalid)
+	}
+	return s, nil
+}
+
 // firstOf is the place that holds the table.
 func firstOf(st store.Store) store.Store {
 	if s, ok := st.(*shard.Store); ok {
@@ -125,10 +134,11 @@ func (a *app) shardsCloseCommand(closed bool) *cobra.Command {
 	}
 	return a.shardCommand(use, short, short+"; what it holds stays there until shards rebalance.", "  erlmcp backup shards "+use[:len(use)-2]+"first --repo /var/backups/erlmcp", 1,
 		func(ctx context.Context, st store.Store, _ backup.Target, args []string, _ *meter) (any, string, error) {
-			if _, ok := st.(*shard.Store); !ok {
-				return nil, "", fmt.Errorf("%w: the repository has no shards", shard.ErrInvalid)
+			s, err := shardsOf(st)
+			if err != nil {
+				return nil, "", err
 			}
-			return map[string]any{text: args[0]}, text + " shard " + args[0], shard.Close(ctx, firstOf(st), args[0], closed)
+			return map[string]any{text: args[0]}, text + " shard " + args[0], shard.Close(ctx, s.Store, args[0], closed)
 		})
 }
 
@@ -138,9 +148,9 @@ func (a *app) shardsRebalanceCommand() *cobra.Command {
 			"and everything can be restored meanwhile.",
 		"  erlmcp backup shards rebalance --repo /var/backups/erlmcp", 0,
 		func(ctx context.Context, st store.Store, _ backup.Target, _ []string, m *meter) (any, string, error) {
-			s, ok := st.(*shard.Store)
-			if !ok {
-				return nil, "", fmt.Errorf("%w: the repository has no shards", shard.ErrInvalid)
+			s, err := shardsOf(st)
+			if err != nil {
+				return nil, "", err
 			}
 			moved, bytes, err := s.Rebalance(ctx, func(_ string, done, total int64) {
 				m.tell(backup.Progress{Phase: "move", Done: done, Total: total, Unit: "bytes"})
