@@ -77,9 +77,7 @@ func (r *sessions) followHomes(ctx context.Context) {
 		}
 		r.mu.Unlock()
 		for _, s := range all {
-			if err := r.store.home(ctx, s.id); errors.Is(err, errMoved) || errors.Is(err, ErrNoSession) {
-				r.letGo(s.id)
-			}
+			r.letGoIfAway(ctx, s.id)
 		}
 	}
 }
@@ -96,11 +94,17 @@ func (r *sessions) followHomesOnce(ctx context.Context) error {
 		here := r.live[string(event.Key)] != nil
 		r.mu.Unlock()
 		if here && (event.Deleted || string(event.Value) != r.boot) {
-			// An older claim than this process's own may be heard of late.
-			if err := r.store.home(ctx, string(event.Key)); errors.Is(err, errMoved) || errors.Is(err, ErrNoSession) {
-				r.letGo(string(event.Key))
-			}
+			r.letGoIfAway(ctx, string(event.Key)) // an older claim than this process's own may be heard of late
 		}
+	}
+}
+
+// away reports that a session is no longer this process's: it is another one's, or it ended.
+func away(err error) bool { return errors.Is(err, errMoved) || errors.Is(err, ErrNoSession) }
+
+func (r *sessions) letGoIfAway(ctx context.Context, id string) {
+	if away(r.store.home(ctx, id)) {
+		r.letGo(id)
 	}
 }
 

@@ -390,7 +390,7 @@ func (s *session) closed() error {
 // that a restart would forget may reach the client. The client's next request
 // connects it again, if the store works again.
 func (s *session) fail(err error) {
-	if errors.Is(err, errMoved) || errors.Is(err, ErrNoSession) {
+	if away(err) {
 		s.reg.rt.log.Debug("session disconnected", "reason", err)
 	} else {
 		s.reg.rt.log.Error("session disconnected: an event could not be stored", "error", err)
