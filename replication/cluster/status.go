@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/erlmcp/erlmcp/engine"
+	"github.com/erlmcp/erlmcp/replication"
 	"github.com/erlmcp/erlmcp/replication/trust"
 	"github.com/hashicorp/raft"
 )
@@ -128,8 +129,8 @@ func (m *Member) Status(ctx context.Context) (Status, error) {
 	if !s.Heard.IsZero() {
 		out.Heard = &s.Heard
 	}
-	if out.Age = -1; m.Age() >= 0 {
-		out.Age = m.Age().Seconds()
+	if age := m.Age(); age >= 0 {
+		out.Age = age.Seconds()
 	}
 	all, err := records(ctx, store)
 	if err != nil {
@@ -158,6 +159,12 @@ func (m *Member) Status(ctx context.Context) (Status, error) {
 	} else {
 		out.Quorum = true
 	}
+	m.describe(&out, me, s, all)
+	return out, nil
+}
+
+// describe adds what is known of every member.
+func (m *Member) describe(out *Status, me member, s replication.Status, all map[string]Record) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, p := range s.Members {
@@ -186,7 +193,6 @@ func (m *Member) Status(ctx context.Context) (Status, error) {
 		out.Members = append(out.Members, info)
 	}
 	slices.SortFunc(out.Members, func(a, b MemberInfo) int { return strings.Compare(a.Name, b.Name) })
-	return out, nil
 }
 
 // Remove takes a member out, Promote makes a non-voter a voter, Transfer gives leadership to a voter (empty: to the one that
