@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -140,4 +142,32 @@ func TestS3NeverReturnsAPartOfAnObject(t *testing.T) {
 	require.Error(t, err)
 	_, err = s.GetRange(t.Context(), "a", 10, 4000)
 	require.Error(t, err)
+}
+
+// half is a network on which only half of the first answers with an error arrives.
+type half struct{ left int }
+
+func (h *half) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := http.DefaultTransport.RoundTrip(r)
+	if err == nil && r.Method == http.MethodGet && res.StatusCode == http.StatusNotFound && h.left > 0 {
+		h.left--
+		all, err := io.ReadAll(res.Body)
+		if err != nil {
+			return nil, err
+		}
+		_ = res.Body.Close()
+		res.Body = io.NopCloser(io.MultiReader(bytes.NewReader(all[:len(all)/2]), iotest.ErrReader(io.ErrUnexpectedEOF)))
+	}
+	return res, err
+}
+
+func TestS3AsksAgainForARefusalOfWhichHalfArrived(t *testing.T) {
+	o := bucket(t, s3server.Start(t), "repo")
+	h := &half{left: 2}
+	o.Transport = h
+	s, err := store.OpenS3(t.Context(), o)
+	require.NoError(t, err)
+	_, _, err = s.Get(t.Context(), "absent")
+	require.ErrorIs(t, err, store.ErrNotFound)
+	require.Zero(t, h.left, "it was asked for again")
 }
