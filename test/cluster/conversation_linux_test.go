@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/erlmcp/erlmcp/test/conversation"
 )
 
 // TestClientsTalkToASplittingCluster: whichever member the client talks to loses the others, in one direction or both, or is frozen,
@@ -52,14 +50,7 @@ func TestClientsTalkToASplittingCluster(t *testing.T) {
 			time.AfterFunc(3*time.Second, func() { _ = syscall.Kill(x.server.PID(), syscall.SIGCONT) })
 		}},
 	}
-	for name, talker := range map[string]struct {
-		client conversation.Client
-		wanted []conversation.WantedStep
-	}{
-		"go":         {conversation.TalkGo, conversation.WantedInSession},
-		"stateless":  {conversation.TalkStateless, conversation.WantedStateless},
-		"typescript": {k.typescript(t), conversation.WantedInSession},
-	} {
+	for name, talker := range k.clients(t) {
 		t.Run(name, func(t *testing.T) {
 			if talker.client == nil {
 				t.Skip("no Node here: what runs in Node was NOT tested")

@@ -213,14 +213,7 @@ func TestClientsMoveBetweenLiveMembers(t *testing.T) {
 		t.Skip("talks for some seconds")
 	}
 	k := talkers(t, nil)
-	for name, talker := range map[string]struct {
-		client conversation.Client
-		wanted []conversation.WantedStep
-	}{
-		"go":         {conversation.TalkGo, conversation.WantedInSession},
-		"stateless":  {conversation.TalkStateless, conversation.WantedStateless},
-		"typescript": {k.typescript(t), conversation.WantedInSession},
-	} {
+	for name, talker := range k.clients(t) {
 		t.Run(name, func(t *testing.T) {
 			if talker.client == nil {
 				t.Skip("no Node here: what runs in Node was NOT tested")
@@ -303,6 +296,21 @@ func mendDamaged(x *node, segment string) error {
 		return fmt.Errorf("repair left the segment damaged (%v)\n%s", err, out)
 	}
 	return nil
+}
+
+// talker is a client and what it should get.
+type talker struct {
+	client conversation.Client
+	wanted []conversation.WantedStep
+}
+
+// clients are all by name.
+func (k *talks) clients(t *testing.T) map[string]talker {
+	return map[string]talker{
+		"go":         {conversation.TalkGo, conversation.WantedInSession},
+		"stateless":  {conversation.TalkStateless, conversation.WantedStateless},
+		"typescript": {k.typescript(t), conversation.WantedInSession},
+	}
 }
 
 // typescript is nil where Node is not available.
