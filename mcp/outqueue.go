@@ -22,12 +22,13 @@ type outQueue struct {
 	finish func()             // closes the carrier, after the last message
 	slow   *atomic.Uint64     // counts peers that were disconnected for not reading
 
-	mu     sync.Mutex
-	queue  [][]byte
-	bytes  int
-	closed bool
-	wake   chan struct{} // capacity 1
-	done   chan struct{} // closed when the goroutine ended
+	mu      sync.Mutex
+	queue   [][]byte
+	bytes   int
+	closed  bool
+	counted bool          // in slow already
+	wake    chan struct{} // capacity 1
+	done    chan struct{} // closed when the goroutine ended
 }
 
 func newOutQueue(slow *atomic.Uint64, write func([]byte) error, finish func()) *outQueue {
@@ -46,6 +47,7 @@ func (q *outQueue) Deliver(_ context.Context, e Event) error {
 	if len(q.queue) >= maxQueued || len(q.queue) > 0 && q.bytes+len(e.Data) > maxQueuedBytes {
 		q.closed = true
 		q.queue = nil // it would be sent for ever
+		q.counted = true
 		q.slow.Add(1)
 		signal(q.wake)
 		return errSlowPeer
@@ -87,10 +89,10 @@ func (q *outQueue) run() {
 			q.bytes -= len(next)
 			q.mu.Unlock()
 			if err := q.write(next); err != nil {
-				if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+				q.mu.Lock()
+				if !q.counted && (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)) {
 					q.slow.Add(1)
 				}
-				q.mu.Lock()
 				q.closed, q.queue = true, nil
 				q.mu.Unlock()
 				return

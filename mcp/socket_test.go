@@ -36,6 +36,13 @@ func serveTCP(t testing.TB, r *mcp.Runtime) string {
 	return l.Addr().String()
 }
 
+// soon is a context for what must not take long: a test that would hang fails.
+func soon(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // line is a client of lines.
 type line struct {
 	net.Conn
@@ -232,7 +239,7 @@ func TestSocketsAreBounded(t *testing.T) {
 	c := dialLine(t, address)
 	require.Equal(t, mcp.CodeOverloaded, c.receive().Error.Code)
 	c.ended()
-	_, resp, err := websocket.Dial(t.Context(), url, &websocket.DialOptions{Subprotocols: []string{"mcp"}})
+	_, resp, err := websocket.Dial(soon(t), url, &websocket.DialOptions{Subprotocols: []string{"mcp"}})
 	require.Error(t, err)
 	require.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
 	require.Equal(t, 2, r.Stats().Sockets)
@@ -332,6 +339,7 @@ func TestAPeerThatDoesNotReadIsDisconnectedAndHarmsNobody(t *testing.T) {
 	require.Eventually(t, func() bool { return r.Stats().SlowPeers == 1 }, time.Minute, 5*time.Millisecond)
 	require.NoError(t, slow.Close())
 	<-stopped
+	require.NoError(t, other.SetDeadline(time.Now().Add(30*time.Second))) // the peer may have taken longer
 	other.send(`{"jsonrpc":"2.0","id":2,"method":"ping"}`)
 	require.Zero(t, other.receive().Error.Code)
 }
@@ -349,26 +357,26 @@ func TestWebSocketChecksWhatHTTPChecks(t *testing.T) {
 		{"rebound name", websocket.DialOptions{Subprotocols: []string{"mcp"}, Host: "evil.example.com", HTTPHeader: http.Header{"Authorization": {"Bearer ann"}}}, 403},
 		{"no subprotocol", websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer ann"}}}, 400},
 	} {
-		_, resp, err := websocket.Dial(t.Context(), url, &c.o)
+		_, resp, err := websocket.Dial(soon(t), url, &c.o)
 		require.Error(t, err, c.name)
 		require.Equal(t, c.status, resp.StatusCode, c.name)
 	}
-	c, _, err := websocket.Dial(t.Context(), url, &websocket.DialOptions{Subprotocols: []string{"mcp"}, HTTPHeader: http.Header{"Authorization": {"Bearer ann"}}})
+	c, _, err := websocket.Dial(soon(t), url, &websocket.DialOptions{Subprotocols: []string{"mcp"}, HTTPHeader: http.Header{"Authorization": {"Bearer ann"}}})
 	require.NoError(t, err)
 	require.Equal(t, "mcp", c.Subprotocol())
-	require.NoError(t, c.Write(t.Context(), websocket.MessageBinary, []byte("{}")))
-	_, _, err = c.Read(t.Context())
+	require.NoError(t, c.Write(soon(t), websocket.MessageBinary, []byte("{}")))
+	_, _, err = c.Read(soon(t))
 	require.Equal(t, websocket.StatusUnsupportedData, websocket.CloseStatus(err))
 }
 
 func TestMessagesOverTheLimitOnAWebSocketAreAnswered(t *testing.T) {
 	r, _ := newRuntime(t, mcp.Options{MaxMessageBytes: 1 << 12})
-	c, _, err := websocket.Dial(t.Context(), serveWebSocket(t, r), &websocket.DialOptions{Subprotocols: []string{"mcp"}})
+	c, _, err := websocket.Dial(soon(t), serveWebSocket(t, r), &websocket.DialOptions{Subprotocols: []string{"mcp"}})
 	require.NoError(t, err)
 	defer c.CloseNow()
 	exchange := func(text string) (a rpcAnswer) {
-		require.NoError(t, c.Write(t.Context(), websocket.MessageText, []byte(text)))
-		_, data, err := c.Read(t.Context())
+		require.NoError(t, c.Write(soon(t), websocket.MessageText, []byte(text)))
+		_, data, err := c.Read(soon(t))
 		require.NoError(t, err)
 		require.NoError(t, json.Unmarshal(data, &a))
 		return a
@@ -379,7 +387,7 @@ func TestMessagesOverTheLimitOnAWebSocketAreAnswered(t *testing.T) {
 	require.Equal(t, -32700, exchange("{").Error.Code)
 	require.Zero(t, exchange(`{"jsonrpc":"2.0","id":1,"method":"ping"}`).Error.Code)
 	go r.Close()
-	_, _, err = c.Read(t.Context())
+	_, _, err = c.Read(soon(t))
 	require.Equal(t, websocket.StatusGoingAway, websocket.CloseStatus(err))
 }
 
@@ -390,11 +398,12 @@ func TestASocketEndsWithItsCredential(t *testing.T) {
 	tcp.send("Authorization: Bearer x")
 	tcp.send(initialize)
 	require.Zero(t, tcp.receive().Error.Code)
-	ws, _, err := websocket.Dial(t.Context(), serveWebSocket(t, r), &websocket.DialOptions{Subprotocols: []string{"mcp"}})
+	ws, _, err := websocket.Dial(soon(t), serveWebSocket(t, r), &websocket.DialOptions{Subprotocols: []string{"mcp"}})
 	require.NoError(t, err)
 	who.no.Store(true)
 	bell.ring()
 	tcp.ended()
-	_, _, err = ws.Read(t.Context())
+	_, _, err = ws.Read(soon(t))
 	require.Error(t, err)
+	require.NotErrorIs(t, err, context.DeadlineExceeded, "the connection is still open")
 }

@@ -36,6 +36,12 @@ func (h webSocket) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	defer leave()
+	ctx := req.Context()
+	if r.opts.Authenticator != nil { // before the peer can know that it is connected
+		held, stop := r.whileCredentialHolds(req)
+		defer stop()
+		ctx = held
+	}
 	c, err := websocket.Accept(w, req, &websocket.AcceptOptions{
 		Subprotocols: []string{webSocketProtocol}, InsecureSkipVerify: true, // checkSource has verified the Origin
 	})
@@ -44,12 +50,6 @@ func (h webSocket) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	defer c.CloseNow()
-	ctx := req.Context()
-	if r.opts.Authenticator != nil {
-		held, stop := r.whileCredentialHolds(req)
-		defer stop()
-		ctx = held
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s := &socket{rt: r, carrier: "websocket", next: h.reader(ctx, c), count: &r.stats.webSocket}
