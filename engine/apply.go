@@ -29,8 +29,9 @@ type applier struct {
 	points []foot
 	ranges []rangeRead
 	feet   []foot
+	traces traces
 	row    []byte // scratch: Pebble key
-	val    []byte // scratch: row value
+	val    []byte // scratch: encrypted row value
 	aux    []byte // scratch: deadline keys, applied row
 
 	// The open group: decided but not yet visible.
@@ -49,7 +50,7 @@ type applier struct {
 
 type overlayRow struct {
 	present bool
-	raw     []byte // encoded row value
+	raw     []byte // encoded row value, memory of the batch
 }
 
 type indexHash struct {
@@ -279,28 +280,32 @@ func (a *applier) closeIter() error {
 	return err
 }
 
-// applyOp changes one row in the group: Pebble batch, overlay, state hash, deadline entry, index diffs, footprints.
+// applyOp changes one row in the group: Pebble batch, overlay, trace, state hash, deadline entry, index diffs, footprints.
 func (s *Store) applyOp(op *Op, index uint64) error {
 	a := &s.ap
 	a.row = appendRowKey(a.row[:0], op.Table, op.Key)
-	a.feet = append(a.feet, foot{op.Table, pos{k2: string(op.Key)}})
-	existed, err := s.withRow(a.row, func(raw []byte) error { return s.takeOut(op, raw) })
+	row := string(a.row) // one copy for whoever keeps the key
+	a.feet = append(a.feet, foot{op.Table, pos{k2: row[len(row)-len(op.Key):]}})
+	existed, err := s.replace(op)
 	if err != nil {
 		return err
 	}
 	if op.Delete {
 		if existed {
-			a.overlay[string(a.row)] = overlayRow{}
+			a.overlay[row] = overlayRow{}
+			a.traces.put(a.row, trace{mod: index})
 			return a.batch.Delete(a.row, nil)
 		}
 		return nil
 	}
 	h := a.hasher.row(a.row, index, op.Deadline, op.Value)
 	a.lanes.add(&h)
-	if a.val, err = s.encodeRow(a.val[:0], a.row, index, op.Deadline, op.Value); err != nil {
+	a.traces.put(a.row, trace{present: true, mod: index, deadline: op.Deadline, hash: h})
+	raw, err := s.putRow(op, index)
+	if err != nil {
 		return err
 	}
-	a.overlay[string(a.row)] = overlayRow{present: true, raw: append([]byte(nil), a.val...)}
+	a.overlay[row] = overlayRow{present: true, raw: raw}
 	if op.Deadline != 0 {
 		a.aux = appendDeadlineKey(a.aux[:0], op.Deadline, a.row)
 		if err := a.batch.Set(a.aux, nil, nil); err != nil {
@@ -311,26 +316,76 @@ func (s *Store) applyOp(op *Op, index uint64) error {
 	for _, i := range s.byTable[op.Table] {
 		s.indexRow(i, op.Key, op.Value, index, false)
 	}
-	return a.batch.Set(a.row, a.val, nil)
+	return nil
 }
 
-// takeOut removes the traces of a row's old version.
-func (s *Store) takeOut(op *Op, raw []byte) error {
+// putRow writes the row into the batch and returns its value there. The batch may move on to other memory, but does not change
+// what it left.
+func (s *Store) putRow(op *Op, index uint64) ([]byte, error) {
 	a := &s.ap
-	old, err := s.decodeRow(a.row, raw, false)
-	if err != nil {
-		return err
+	size := rowSize(op.Deadline, len(op.Value))
+	if s.seal != nil {
+		var err error
+		if a.val, err = s.encodeRow(a.val[:0], a.row, index, op.Deadline, op.Value); err != nil {
+			return nil, err
+		}
+		size = len(a.val)
 	}
-	h := a.hasher.row(a.row, old.mod, old.deadline, old.value)
-	a.lanes.sub(&h)
-	for _, i := range s.byTable[op.Table] {
-		s.indexRow(i, op.Key, old.value, old.mod, true)
+	d := a.batch.SetDeferred(len(a.row), size)
+	copy(d.Key, a.row)
+	raw := d.Value
+	if s.seal != nil {
+		copy(raw, a.val)
+	} else {
+		copy(raw[size-len(op.Value):], op.Value)
+		appendRowHeader(raw[:0], index, op.Deadline)
 	}
-	if old.deadline != 0 {
-		a.aux = appendDeadlineKey(a.aux[:0], old.deadline, a.row)
-		return a.batch.Delete(a.aux, nil)
+	return raw, d.Finish()
+}
+
+// replace removes what the row's old version left in state hash, deadlines and indexes. It reads the old version only if it
+// is not remembered, or has index entries.
+func (s *Store) replace(op *Op) (existed bool, err error) {
+	a := &s.ap
+	t, known := a.traces.get(a.row)
+	if known && len(s.byTable[op.Table]) == 0 && !s.distrust {
+		if !t.present {
+			return false, nil
+		}
+		return true, s.takeOut(t.deadline, &t.hash)
 	}
-	return nil
+	existed, err = s.withRow(a.row, func(raw []byte) error {
+		old, err := s.decodeRow(a.row, raw, false)
+		if err != nil {
+			return err
+		}
+		h := t.hash
+		if !known || s.distrust {
+			h = a.hasher.row(a.row, old.mod, old.deadline, old.value)
+		}
+		if known && (!t.present || t.mod != old.mod || t.deadline != old.deadline || t.hash != h) {
+			return s.storeErr("replace", a.row, fmt.Errorf("%w: the row is not what was written", ErrMalformed))
+		}
+		for _, i := range s.byTable[op.Table] {
+			s.indexRow(i, op.Key, old.value, old.mod, true)
+		}
+		return s.takeOut(old.deadline, &h)
+	})
+	if err == nil && known && existed != t.present {
+		err = s.storeErr("replace", a.row, fmt.Errorf("%w: the row is gone, or was not removed", ErrMalformed))
+	}
+	return existed, err
+}
+
+// takeOut removes an old version of the row at hand from the state hash and the deadlines.
+func (s *Store) takeOut(deadline int64, hash *[32]byte) error {
+	a := &s.ap
+	a.lanes.sub(hash)
+	if deadline == 0 {
+		return nil
+	}
+	a.aux = appendDeadlineKey(a.aux[:0], deadline, a.row)
+	return a.batch.Delete(a.aux, nil)
 }
 
 func (s *Store) indexRow(i int, key, value []byte, mod uint64, remove bool) {

@@ -127,6 +127,15 @@ func appendRowHeader(dst []byte, mod uint64, deadline int64) []byte {
 	return binary.AppendUvarint(dst, uint64(deadline))
 }
 
+// rowSize is the length of a plain row value.
+func rowSize(deadline int64, value int) int {
+	n := 9 + value
+	for d := uint64(deadline); d >= 0x80; d >>= 7 {
+		n++
+	}
+	return n
+}
+
 // parseRow splits a row value; payload and header alias v.
 func parseRow(v []byte) (mod uint64, deadline int64, payload []byte, err error) {
 	if len(v) < 9 {

@@ -58,7 +58,7 @@ func newStore(dir string, o Options) *Store {
 	}
 	s.maxEntry = int(min(32<<20, segment/2-4096))
 	s.flush.init()
-	s.ap = applier{names: map[string]string{}, overlay: map[string]overlayRow{}, soonest: math.MaxInt64}
+	s.ap = applier{names: map[string]string{}, overlay: map[string]overlayRow{}, traces: newTraces(o.RecentRows), soonest: math.MaxInt64}
 	s.win = newWindow(0)
 	s.pebbleLog = &pebbleLogger{log: o.Logger, fail: s.fail}
 	return s

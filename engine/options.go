@@ -18,6 +18,7 @@ type Options struct {
 	Key          []byte // 32 bytes: encrypt log and values at rest with AES-256-GCM; nil: plain
 	MemTableSize uint64 // bytes per Pebble memtable; default 16 MiB, at least 256 KiB
 	CacheSize    int64  // bytes that Pebble's memtables, usually two, and cached blocks may take together; default two of them and 16 MiB
+	RecentRows   int    // rows written last that are remembered (128 bytes each, as they come), so that writing them again reads nothing; default 131072, negative: none
 
 	MaxUnflushed  int64         // bytes of log not yet flushed into Pebble: flush at half, hold commits at full; default 256 MiB
 	FlushInterval time.Duration // state dirty for longer than this is flushed; default 30 s, negative: never by age
@@ -133,6 +134,7 @@ type Result struct {
 const (
 	defaultMemTable       = 16 << 20
 	defaultBlocks         = 16 << 20
+	defaultRecentRows     = 128 << 10
 	defaultMaxUnflushed   = 256 << 20
 	defaultRetainLog      = 256 << 20
 	defaultFlushInterval  = 30 * time.Second
@@ -175,6 +177,7 @@ func (o Options) withDefaults() (Options, error) {
 	// What memtables hold is taken out of the cache: one that is not larger than two of them caches nothing, and every write then
 	// reads filters and indexes from the files to find the row's old version, at twice the processor time per row.
 	orDefault(&o.CacheSize, 2*int64(o.MemTableSize)+defaultBlocks)
+	orDefault(&o.RecentRows, defaultRecentRows)
 	orDefault(&o.MaxUnflushed, defaultMaxUnflushed)
 	orDefault(&o.RetainLog, defaultRetainLog)
 	orDefault(&o.FlushInterval, defaultFlushInterval)

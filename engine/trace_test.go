@@ -1,0 +1,96 @@
+package engine
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/stretchr/testify/require"
+)
+
+func TestTracesKnowWhatWasWrittenLastAndNothingElse(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	tr := newTraces(4096)
+	want := map[string]trace{}
+	for i := range uint64(50_000) {
+		key := fmt.Appendf(nil, "dtable\x00%05d", rng.IntN(8000))
+		row := trace{present: rng.IntN(5) > 0, mod: i + 1, deadline: rng.Int64N(3), hash: [32]byte{byte(i), byte(i >> 8)}}
+		tr.put(key, row)
+		want[string(key)] = row
+		got, ok := tr.get(key)
+		require.True(t, ok)
+		require.Equal(t, row, got)
+	}
+	known := 0
+	for key, row := range want {
+		if got, ok := tr.get([]byte(key)); ok {
+			known++
+			require.Equal(t, row, got, key)
+		}
+	}
+	require.Len(t, tr.slots, 4096, "it does not grow beyond its limit")
+	require.Equal(t, tr.used, known)
+	require.Greater(t, known, 3000, "room is used")
+
+	for _, key := range [][]byte{make([]byte, traceKeyBytes+1), make([]byte, 1024)} {
+		tr.put(key, trace{mod: 1})
+		_, ok := tr.get(key)
+		require.False(t, ok, "long keys are not remembered")
+	}
+	none := newTraces(-1)
+	none.put([]byte("dt\x00a"), trace{mod: 1})
+	_, ok := none.get([]byte("dt\x00a"))
+	require.False(t, ok)
+}
+
+func TestTracesGrowBeforeTheyForget(t *testing.T) {
+	tr := newTraces(1 << 16)
+	known := 0
+	for i := range uint64(10_000) {
+		tr.put(fmt.Appendf(nil, "dt\x00%d", i), trace{mod: i + 1})
+	}
+	for i := range uint64(10_000) {
+		if got, ok := tr.get(fmt.Appendf(nil, "dt\x00%d", i)); ok {
+			known++
+			require.Equal(t, i+1, got.mod)
+		}
+	}
+	require.Greater(t, known, 9_800)
+	require.Less(t, len(tr.slots), 1<<17)
+}
+
+// Rows that are written again are not read, unless they have index entries; then what is stored is compared with what was written.
+func TestOverwritingReadsOnlyRowsWithIndexes(t *testing.T) {
+	for _, c := range []struct {
+		table string
+		reads bool
+	}{{"plain", false}, {"t", true}} {
+		t.Run(c.table, func(t *testing.T) {
+			o := small(vfs.NewMem())
+			o.Indexes = testIndexes()
+			s := open(t, o)
+			write := func(value string) error {
+				_, err := s.Update(bg, func(tx *Tx) error { return tx.Put(c.table, []byte("key"), []byte(value)) })
+				return err
+			}
+			require.NoError(t, write("a one"))
+			_, hash := s.StateHash()
+			key := appendRowKey(nil, c.table, []byte("key"))
+			require.NoError(t, s.db.Set(key, appendRowHeader(nil, 99, 0), pebble.NoSync), "damage that Pebble does not see")
+			err := write("b two")
+			if c.reads {
+				require.ErrorIs(t, err, ErrFailed)
+				require.ErrorIs(t, s.Err(), ErrCorrupt)
+				return
+			}
+			require.NoError(t, err)
+			_, now := s.StateHash()
+			require.NotEqual(t, hash, now)
+			rep, err := s.Verify(bg)
+			require.NoError(t, err)
+			require.Empty(t, rep.Findings, "the state hash is that of the rows")
+		})
+	}
+}
