@@ -43,6 +43,9 @@ type Options struct {
 	// ReadOnly opens for reading only: Update returns ErrReadOnly. The directory is still locked and the log
 	// replayed; for looking at a directory that may be in use or damaged see OpenReadOnly.
 	ReadOnly bool
+	// NoCompaction keeps the row store as it is but for flushes: for a process that opens a store for a moment, which would only begin
+	// rewriting tables and compete with that for the processor.
+	NoCompaction bool
 }
 
 // IndexSpec describes a secondary index of one table. Keys must be a pure function of its arguments and must

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"runtime"
 	"sync/atomic"
@@ -117,6 +118,10 @@ func (s *Store) pebbleOptions() *pebble.Options {
 				s.o.Logger.Error("engine: row store is damaged", "info", firstLine(i.String()))
 			},
 		},
+	}
+	if s.o.NoCompaction {
+		o.DisableAutomaticCompactions = true
+		o.L0StopWritesThreshold = math.MaxInt32 // nothing would ever let writes go on
 	}
 	// One flushed memtable is one file: fewer files cost fewer switches per point read.
 	o.TargetFileSizes[0] = 16 << 20

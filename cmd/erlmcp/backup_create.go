@@ -213,6 +213,7 @@ func (a *app) openStopped(cfg *config.Config) (*engine.Store, error) {
 		return nil, err
 	}
 	options.CacheSize = 8 << 20 // every row is read once: there is nothing to cache
+	options.NoCompaction = true
 	s, err := engine.Open(cfg.DataDir, options)
 	if err != nil {
 		return nil, node.ExplainOpen(cfg.DataDir, options.Key, err)
