@@ -152,6 +152,11 @@ func (v *verifier) damage(d Damage) {
 	v.checked[d.Object] = true
 }
 
+// reported: an object that is as sound as its checksums say may still be in the wrong place, so "checked" is not enough.
+func (v *verifier) reported(name string) bool {
+	return slices.ContainsFunc(v.rep.Damage, func(d Damage) bool { return d.Object == name })
+}
+
 // fail turns an error into damage if it is one; other errors are returned.
 func (v *verifier) fail(name string, users []uint64, err error) error {
 	var d *DamageError
@@ -346,7 +351,7 @@ func (v *verifier) chain(ctx context.Context) error {
 	}
 	v.rep.Chain = &Chain{Links: readable}
 	var d *DamageError
-	if errors.As(err, &d) && v.checked[d.Object] && d.Kind != "rolled-back" && d.Kind != "replayed" && d.Kind != "missing" && d.Kind != "unsigned" {
+	if errors.As(err, &d) && v.reported(d.Object) && d.Kind != "rolled-back" && d.Kind != "replayed" && d.Kind != "missing" && d.Kind != "unsigned" {
 		return nil // reported with the object itself
 	}
 	return v.fail("chain", nil, err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path"
@@ -255,6 +256,38 @@ func TestRandomDamageIsFound(t *testing.T) {
 	}
 	require.Equal(t, was, tree(t, w.disk))
 	t.Logf("%d damages, all found with and without the key: %v; %d healed byte by byte from parity or second copies", damages(t), found, healed)
+}
+
+// One sound object of every kind in the place of one of every other kind, and of its own.
+func TestAnObjectInThePlaceOfAnotherIsFound(t *testing.T) {
+	w := history(t, 64)
+	kinds := map[string][]string{}
+	for _, n := range w.names("") {
+		if !strings.HasSuffix(n, secondCopy) {
+			folder, _, _ := strings.Cut(n, "/")
+			kinds[folder] = append(kinds[folder], n)
+		}
+	}
+	require.GreaterOrEqual(t, len(kinds), 8, "%v", kinds)
+	for _, from := range slices.Sorted(maps.Keys(kinds)) {
+		b, _, err := w.disk.Get(bg, kinds[from][0])
+		require.NoError(t, err)
+		for _, to := range slices.Sorted(maps.Keys(kinds)) {
+			place := kinds[to][len(kinds[to])-1]
+			if place == kinds[from][0] {
+				continue
+			}
+			st := w.copyOf()
+			_, v, err := st.Get(bg, place)
+			require.NoError(t, err)
+			_, err = st.Replace(bg, place, b, v)
+			require.NoError(t, err)
+			rep, err := Scrub(bg, st, VerifyOptions{ReadData: true})
+			if err == nil {
+				require.False(t, rep.OK(), "%s in the place of %s", kinds[from][0], place)
+			}
+		}
+	}
 }
 
 func TestTheCheapCheckFindsMissingAndTruncatedObjects(t *testing.T) {
