@@ -23,6 +23,7 @@ type Cluster struct {
 	Advertise    string        // address of a founder's port, as the others call it
 	Peers        []string      // of a founder: the ports of all
 	SecretFile   string        // file with the founders' secret
+	Required     bool          // serve only as a member
 }
 
 var clusterSettings = []setting{
@@ -48,6 +49,9 @@ var clusterSettings = []setting{
 		"Name of such a server in the cluster. Empty: the host name."),
 	textSetting("cluster.advertise", "", func(c *Config) *string { return &c.Cluster.Advertise },
 		"host:port of such a server's port between members, as the others call it."),
+	boolSetting("cluster.required", "off", func(c *Config) *bool { return &c.Cluster.Required },
+		"on: serve only a directory that belongs to a member. Without it a server that finds its directory empty, because it was",
+		"deleted or its disk is not mounted, begins as a new single node and takes writes that the cluster never hears of."),
 	listSetting("cluster.peers", func(c *Config) *[]string { return &c.Cluster.Peers },
 		"host:port of all such servers. Example: [n1:7400, n2:7400, n3:7400]"),
 }

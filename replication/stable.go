@@ -74,3 +74,9 @@ func (s *LogStore) GetUint64(key []byte) (uint64, error) {
 	}
 	return binary.BigEndian.Uint64(v), nil
 }
+
+// WasMember reports whether a log has belonged to a member of a cluster: its term stands in it.
+func WasMember(log *wal.Log) bool {
+	_, ok := log.Meta(stablePrefix + "CurrentTerm")
+	return ok
+}

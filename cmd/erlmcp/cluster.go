@@ -22,12 +22,12 @@ const clusterLong = `cluster makes clusters and looks after them. A cluster is s
 disks of a majority before it is acknowledged, any member serves any client, and when a member dies the others go on.
 
   erlmcp cluster init  --data A --name n1 --advertise 10.0.0.1:7400     the first member; A may hold a store already
-  erlmcp serve --data A
+  erlmcp serve --data A --set cluster.required=on
   erlmcp cluster token --data A                                         prints a join token
   erlmcp cluster join  --data B --name n2 --advertise 10.0.0.2:7400 TOKEN   on another machine, with an empty directory
-  erlmcp serve --data B
+  erlmcp serve --data B --set cluster.required=on
 
-docs/cluster.md is the operator's guide.`
+cluster.required keeps a server whose directory was lost from beginning anew as a single node. docs/cluster.md is the operator's guide.`
 
 func (a *app) clusterCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -81,7 +81,7 @@ store: the cluster then begins with what is in it. Nothing is copied or exported
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(a.out, "%s is the first member of cluster %s.\n\nNext:\n  erlmcp serve --data %s\n  erlmcp cluster token --data %s\n",
+		_, err = fmt.Fprintf(a.out, "%s is the first member of cluster %s.\n\nNext:\n  erlmcp serve --data %s --set cluster.required=on\n  erlmcp cluster token --data %s\n",
 			name, id.Authority().ClusterID(), cfg.DataDir, cfg.DataDir)
 		return err
 	}
@@ -126,7 +126,7 @@ environment variable ERLMCP_CLUSTER_TOKEN.`,
 		if err := cluster.Join(ctx, cfg.DataDir, o); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(a.out, "%s may join the cluster.\n\nNext:\n  erlmcp serve --data %s\n", name, cfg.DataDir)
+		_, err = fmt.Fprintf(a.out, "%s may join the cluster.\n\nNext:\n  erlmcp serve --data %s --set cluster.required=on\n", name, cfg.DataDir)
 		return err
 	}
 	return cmd

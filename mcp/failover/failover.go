@@ -63,6 +63,7 @@ type Transport struct {
 	o         Options
 	endpoints []*url.URL
 	current   atomic.Int64
+	history   atomic.Pointer[string] // of the members; nil: none has said
 }
 
 // New checks the options.
@@ -177,6 +178,7 @@ func (a *attempt) run() (_ *http.Response, streams bool, _ error) {
 			if last != nil {
 				return last, false, nil // what a member said is better than nothing
 			}
+			a.t.accept(cause)
 			return nil, false, fmt.Errorf("%w within %v: %w", ErrNoMember, a.t.o.Patience, cause)
 		}
 	}
@@ -231,6 +233,12 @@ func (a *attempt) once() (*http.Response, []byte, error) {
 		return nil, nil, fmt.Errorf("%s: %w", to.Host, err)
 	}
 	a.sent = true
+	if err := a.t.recognize(resp); err != nil {
+		patience.Stop()
+		cancel(nil)
+		_ = resp.Body.Close()
+		return nil, nil, fmt.Errorf("%s: %w", to.Host, err)
+	}
 	if strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") && resp.StatusCode == http.StatusOK {
 		patience.Stop()
 		resp.Body = &watched{ReadCloser: resp.Body, silence: a.t.o.Silence, cancel: cancel}

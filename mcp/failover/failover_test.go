@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -197,4 +198,55 @@ func Example() {
 	// CallTool returns when some member has made the change, once.
 	_, _ = session.CallTool(ctx, &sdk.CallToolParams{Name: "work_order_next", Arguments: map[string]any{"bucket": "reliability"}})
 	// Output: nobody is there
+}
+
+// of is a server of a history; "": a single node.
+func of(history *atomic.Value, then http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if h := history.Load().(string); h != "" {
+			w.Header().Set(failover.HistoryHeader, h)
+		}
+		then(w, r)
+	}
+}
+
+// TestAServerThatBeganAnewIsNoMember: its directory was lost, and it takes every change: what it says does not count.
+func TestAServerThatBeganAnewIsNoMember(t *testing.T) {
+	var first, second atomic.Value
+	first.Store("a")
+	second.Store("a")
+	m := newMembers(t, of(&first, answer(200, done)), of(&second, answer(200, done)))
+	tr, err := failover.New(failover.Options{Endpoints: m.urls, Patience: 300 * time.Millisecond, Wait: time.Millisecond})
+	require.NoError(t, err)
+	send := func() error {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://any/", strings.NewReader(call))
+		require.NoError(t, err)
+		resp, err := tr.RoundTrip(req)
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		return err
+	}
+	require.NoError(t, send())
+	for _, lost := range []string{"", "b"} {
+		first.Store(lost)
+		before := len(m.asked())
+		require.NoError(t, send())
+		asked := m.asked()[before:]
+		require.True(t, strings.HasPrefix(asked[len(asked)-1], "1 "), "the answer is of a member: %v", asked)
+		first.Store("a")
+		second.Store("")
+		require.NoError(t, send())
+		second.Store("a")
+	}
+	// A single node is never taken for the cluster; what an operator made of its ruins is, after an error that says so.
+	first.Store("")
+	second.Store("")
+	for range 2 {
+		require.ErrorIs(t, send(), failover.ErrOtherHistory)
+	}
+	first.Store("b")
+	second.Store("b")
+	require.ErrorIs(t, send(), failover.ErrOtherHistory)
+	require.NoError(t, send())
 }

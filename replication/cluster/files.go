@@ -14,12 +14,17 @@ import (
 	"slices"
 	"time"
 
+	"github.com/erlmcp/erlmcp/replication"
 	"github.com/erlmcp/erlmcp/replication/port"
 	"github.com/erlmcp/erlmcp/replication/trust"
+	"github.com/erlmcp/erlmcp/wal"
 )
 
 // Folder is the name of the cluster's folder in a data directory.
 const Folder = "cluster"
+
+// leftPrefix begins the name of what remains of member.json in the folder of a directory that has left its cluster.
+const leftPrefix = "left-"
 
 // member is member.json.
 type member struct {
@@ -47,6 +52,20 @@ func IsMember(dir string) bool {
 	return err == nil
 }
 
+// CheckAlone refuses to serve the store of a member without being that member, which its folder says: who it is was deleted or
+// damaged, and a store that goes on alone would take changes that its cluster never hears of. Leave is the way to be alone. log
+// is of the open store in dir, which is no member (IsMember).
+func CheckAlone(dir string, log *wal.Log) error {
+	left, err := filepath.Glob(filepath.Join(dir, Folder, leftPrefix+"*.json"))
+	if err != nil || len(left) > 0 || !replication.WasMember(log) {
+		return err
+	}
+	return fmt.Errorf("%w: %s holds the store of a member of a cluster, but %s is missing: it must not go on alone. Put that file back, or, if the others "+
+		"are well, `erlmcp cluster remove` this member on one of them, move FORMAT, wal, store and cluster out of %s, and join it anew. "+
+		"Only if there is no cluster any more: create an empty file %s, and it is a single node's", ErrMember, dir, filepath.Join(Folder, "member.json"), dir,
+		filepath.Join(dir, Folder, leftPrefix+"by-hand.json"))
+}
+
 func loadMember(dir string) (m member, err error) {
 	path := filepath.Join(dir, Folder, "member.json")
 	raw, err := os.ReadFile(path)
@@ -56,10 +75,27 @@ func loadMember(dir string) (m member, err error) {
 	if err != nil {
 		return m, err
 	}
-	if err := json.Unmarshal(raw, &m); err != nil {
-		return m, fmt.Errorf("%s: %w", path, err)
+	if err = json.Unmarshal(raw, &m); err == nil {
+		err = errors.Join(trust.CheckName(m.Name), checkAddress(m.Advertise))
 	}
-	return m, errors.Join(trust.CheckName(m.Name), checkAddress(m.Advertise))
+	if err != nil {
+		return m, fmt.Errorf("%w: %s is damaged (%w). %s", ErrMember, path, err, anew)
+	}
+	return m, nil
+}
+
+// anew is what to do when the folder cannot be read.
+const anew = "It holds who this member is. Put a copy of it back, or join anew: `erlmcp cluster remove NAME` and `erlmcp cluster token` on another member, " +
+	"then `erlmcp cluster join` with an empty directory here"
+
+// loadIdentity reads the certificates of the member in dir.
+func loadIdentity(dir string) (*trust.Identity, error) {
+	id, err := trust.Load(filepath.Join(dir, Folder))
+	if err != nil {
+		return nil, fmt.Errorf("%w: the certificates in %s cannot be used: %w. `erlmcp cluster token` on another member and `erlmcp cluster ca accept` "+
+			"here fetch new ones; the store stays", ErrMember, filepath.Join(dir, Folder), err)
+	}
+	return id, nil
 }
 
 func (m member) save(dir string) error {
@@ -295,7 +331,7 @@ func Leave(dir string, now time.Time) (string, error) {
 	if !IsMember(dir) {
 		return "", fmt.Errorf("%w: %s is not a member of a cluster", ErrMember, dir)
 	}
-	to := filepath.Join(dir, Folder, "left-"+now.UTC().Format("20060102T150405Z")+".json")
+	to := filepath.Join(dir, Folder, leftPrefix+now.UTC().Format("20060102T150405Z")+".json")
 	return to, os.Rename(filepath.Join(dir, Folder, "member.json"), to)
 }
 

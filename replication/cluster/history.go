@@ -27,17 +27,31 @@ func (m *Member) History(ctx context.Context) (id [16]byte, err error) {
 	if store == nil || begins {
 		return id, ErrNoHistory
 	}
-	err = store.View(ctx, func(tx *engine.Tx) error {
-		v, err := tx.Get(tableHistory, historyRow)
-		if errors.Is(err, engine.ErrNotFound) {
-			return ErrNoHistory
-		}
-		if err == nil && copy(id[:], v) != len(id) {
-			err = fmt.Errorf("cluster: the id of the history has %d bytes, want %d", len(v), len(id))
-		}
-		return err
-	})
+	err = store.View(ctx, func(tx *engine.Tx) error { return getHistory(tx, &id) })
 	return id, err
+}
+
+// HistoryHere is History as this member knows it. It asks nobody: what it returns was the history's id once.
+func (m *Member) HistoryHere(ctx context.Context) (id [16]byte, err error) {
+	m.mu.Lock()
+	store, begins := m.store, m.me.Begins
+	m.mu.Unlock()
+	if store == nil || begins {
+		return id, ErrNoHistory
+	}
+	err = store.ViewLocal(ctx, func(tx *engine.Tx) error { return getHistory(tx, &id) })
+	return id, err
+}
+
+func getHistory(tx *engine.Tx, id *[16]byte) error {
+	v, err := tx.Get(tableHistory, historyRow)
+	if errors.Is(err, engine.ErrNotFound) {
+		return ErrNoHistory
+	}
+	if err == nil && copy(id[:], v) != len(id) {
+		err = fmt.Errorf("cluster: the id of the history has %d bytes, want %d", len(v), len(id))
+	}
+	return err
 }
 
 // nameHistory gives the history an id if it has none, or must have a new one. Only a leader calls it.

@@ -92,12 +92,13 @@ func Open(dir string, o Options) (*Member, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := trust.Load(filepath.Join(dir, Folder))
+	id, err := loadIdentity(dir)
 	if err != nil {
 		return nil, err
 	}
 	if id.Name != me.Name {
-		return nil, fmt.Errorf("%w: the certificate in %s is for %s, member.json for %s", ErrMember, dir, id.Name, me.Name)
+		return nil, fmt.Errorf("%w: the certificate in %s is for %s, member.json for %s: start every member with its own folder; if this one's "+
+			"certificate is lost: `erlmcp cluster token` on another member and `erlmcp cluster ca accept` here", ErrMember, dir, id.Name, me.Name)
 	}
 	if o.Listen == "" {
 		o.Listen = me.Advertise

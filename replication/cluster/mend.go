@@ -66,7 +66,7 @@ func Mend(ctx context.Context, dir string, o engine.Options) (done []wal.Mended,
 	if err != nil {
 		return nil, err
 	}
-	id, err := trust.Load(filepath.Join(dir, Folder))
+	id, err := loadIdentity(dir)
 	if err != nil {
 		return nil, err
 	}

@@ -8,7 +8,7 @@ trap 'kill "${PIDS[@]}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$
 trap 'exit 0' INT TERM
 
 serve() { # number
-  "$BIN/erlmcp" serve --data "$DIR/n$1" --listen "127.0.0.1:808$1" --metrics-listen "127.0.0.1:909$1" >"$DIR/n$1.out" 2>"$DIR/n$1.log" &
+  "$BIN/erlmcp" serve --data "$DIR/n$1" --set cluster.required=on --listen "127.0.0.1:808$1" --metrics-listen "127.0.0.1:909$1" >"$DIR/n$1.out" 2>"$DIR/n$1.log" &
   PIDS+=($!)
   for _ in $(seq 300); do
     grep -q 'Ctrl-C stops it' "$DIR/n$1.out" && return 0
@@ -40,7 +40,7 @@ Three members, TLS between them. Any of these is the server:
 Try, in another terminal:
   watch -n 0.5 $BIN/erlmcp cluster status --data $DIR/n2
   kill -9 ${PIDS[0]}                                             # another member leads within a second
-  $BIN/erlmcp serve --data $DIR/n1 --listen 127.0.0.1:8081 --metrics-listen off    # it comes back
+  $BIN/erlmcp serve --data $DIR/n1 --set cluster.required=on --listen 127.0.0.1:8081 --metrics-listen off    # it comes back
   $BIN/erlmcp cluster transfer n3 --data $DIR/n2                 # ask any member
   kill -STOP ${PIDS[1]}; sleep 5; kill -CONT ${PIDS[1]}          # a frozen member
   rm -rf $DIR/n2/{wal,store,FORMAT}                              # after kill: it fetches everything anew

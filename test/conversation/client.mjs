@@ -26,6 +26,7 @@ class Silence extends Error {}
 // fetchFromAny is the rule of docs/cluster.md, "What clients should do": the same request, with the same key, goes to the next
 // member until one answers.
 let current = 0;
+let history; // of the cluster: a server without it began anew, and is no member
 async function fetchFromAny(url, init) {
   const headers = new Headers(init?.headers);
   const isCall = init?.method === 'POST' && JSON.parse(init.body).method === 'tools/call';
@@ -35,15 +36,19 @@ async function fetchFromAny(url, init) {
     let answer, failure;
     try {
       answer = await fetch(member, { ...init, headers });
-      const elsewhere = [429, 502, 503, 504].includes(answer.status) || (await saysElsewhere(answer));
+      const said = answer.headers.get('Erlmcp-History');
+      history ??= said ?? undefined;
+      const strange = answer.status < 500 && history !== undefined && said !== history;
+      const elsewhere = strange || [429, 502, 503, 504].includes(answer.status) || (await saysElsewhere(answer));
       if (!elsewhere) return answer;
+      if (strange) answer = undefined; // nothing that it says counts
     } catch (err) {
       failure = err;
       if (init?.signal?.aborted) throw err;
     }
     if (tried >= 100) {
       if (answer) return answer;
-      throw failure;
+      throw failure ?? new Error('no member of the cluster of before answers');
     }
     if (members[current % members.length] === member) current++; // others have found out too, perhaps
     if (tried % members.length === 0) await new Promise((wake) => setTimeout(wake, 20 * Math.min(tried, 16)));

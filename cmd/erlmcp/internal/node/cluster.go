@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -19,6 +20,9 @@ import (
 // ErrNotMember: the server is a single node.
 var ErrNotMember = errors.New("this server is not a member of a cluster; stop it and make a cluster of its directory with `erlmcp cluster init`, or serve a directory made by `erlmcp cluster join`")
 
+// ErrNoMember: cluster.required is on, and the directory belongs to no member. Nothing was written.
+var ErrNoMember = errors.New("the data directory does not belong to a member of a cluster")
+
 // Timing translates the profile.
 func Timing(c *config.Config) replication.Timing {
 	if c.Cluster.Profile == "compat" {
@@ -31,7 +35,13 @@ func Timing(c *config.Config) replication.Timing {
 func (n *Node) openMember() error {
 	c := n.cfg.Cluster
 	if !cluster.IsMember(n.dir) {
-		if len(n.o.Secret) == 0 {
+		switch {
+		case len(n.o.Secret) > 0:
+		case c.Required:
+			return fmt.Errorf("%w: %s; %s forbids to begin a new store in it. Is its disk mounted? If it is lost: `erlmcp cluster remove NAME` and "+
+				"`erlmcp cluster token` on another member, `erlmcp cluster join` here, then serve. A single node is served with cluster.required=off",
+				ErrNoMember, n.dir, n.cfg.Origin("cluster.required"))
+		default:
 			return nil
 		}
 		name := c.Name
@@ -78,6 +88,27 @@ func (n *Node) lifeOf(ctx context.Context, s *engine.Store) (object.ID, error) {
 	return object.ID(id), err
 }
 
+// historyHeader is failover.HistoryHeader.
+const historyHeader = "Erlmcp-History"
+
+// historyName is the history of the cluster as clients are told, so that they notice a server that is no member of theirs any more;
+// "" on a single node, and before there is one. A change of it needs a restart, so it is looked for once.
+func (n *Node) historyName(ctx context.Context) string {
+	if n.member == nil {
+		return ""
+	}
+	if known := n.history.Load(); known != nil {
+		return *known
+	}
+	id, err := n.member.HistoryHere(ctx)
+	if err != nil {
+		return ""
+	}
+	name := hex.EncodeToString(id[:])
+	n.history.Store(&name)
+	return name
+}
+
 func (n *Node) closeMember() error {
 	if n.member == nil {
 		return nil
@@ -85,11 +116,23 @@ func (n *Node) closeMember() error {
 	return n.member.Close()
 }
 
+// openAlone opens a single node's store.
+func (n *Node) openAlone(o engine.Options) (*engine.Store, error) {
+	s, err := engine.Open(n.dir, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := cluster.CheckAlone(n.dir, s.Log()); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
 // openStore opens a single node's store, or the member's, and then waits until it has everything that was ever
 // acknowledged.
 func (n *Node) openStore(ctx context.Context, o engine.Options) (*engine.Store, error) {
 	if n.member == nil {
-		return engine.Open(n.dir, o)
+		return n.openAlone(o)
 	}
 	s, err := n.member.Start(ctx)
 	if err != nil {

@@ -167,6 +167,9 @@ func (n *Node) serveMCP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"the server is %s; try again in a second"}}`+"\n", phase)
 		return
 	}
+	if id := n.historyName(r.Context()); id != "" {
+		w.Header().Set(historyHeader, id)
+	}
 	if r.URL.Path == "/mcp/ws" {
 		p.runtime.WebSocket().ServeHTTP(w, r)
 		return

@@ -76,8 +76,9 @@ type Node struct {
 	errors chan error // a listener or the stdio loop ended; capacity for all of them
 	eof    chan struct{}
 
-	member *cluster.Member // nil: a single node
-	socket sync.Once       // the admin socket
+	member  *cluster.Member        // nil: a single node
+	history atomic.Pointer[string] // see historyName
+	socket  sync.Once              // the admin socket
 
 	backups chan struct{} // holds a token while a backup to a repository that is not configured runs
 	endJobs func()        // ends the schedules; nil: none run
