@@ -52,15 +52,19 @@ func IsMember(dir string) bool {
 	return err == nil
 }
 
-// CheckAlone refuses to serve the store of a member without being that member, which its folder says: who it is was deleted or
-// damaged, and a store that goes on alone would take changes that its cluster never hears of. Leave is the way to be alone. log
-// is of the open store in dir, which is no member (IsMember).
+// CheckAlone refuses to serve the directory of a member without being that member, which its folder says: who it is was deleted, and a
+// store that goes on alone would take changes that its cluster never hears of. Leave is the way to be alone. dir is no member
+// (IsMember); log is of the store in it, nil before that is opened.
 func CheckAlone(dir string, log *wal.Log) error {
 	left, err := filepath.Glob(filepath.Join(dir, Folder, leftPrefix+"*.json"))
-	if err != nil || len(left) > 0 || !replication.WasMember(log) {
+	if err != nil || len(left) > 0 {
 		return err
 	}
-	return fmt.Errorf("%w: %s holds the store of a member of a cluster, but %s is missing: it must not go on alone. Put that file back, or, if the others "+
+	_, err = os.Stat(filepath.Join(dir, Folder, "node.crt"))
+	if err != nil && (log == nil || !replication.WasMember(log)) {
+		return nil
+	}
+	return fmt.Errorf("%w: %s belongs to a member of a cluster, but %s is missing: it must not go on alone. Put that file back, or, if the others "+
 		"are well, `erlmcp cluster remove` this member on one of them, move FORMAT, wal, store and cluster out of %s, and join it anew. "+
 		"Only if there is no cluster any more: create an empty file %s, and it is a single node's", ErrMember, dir, filepath.Join(Folder, "member.json"), dir,
 		filepath.Join(dir, Folder, leftPrefix+"by-hand.json"))

@@ -44,6 +44,7 @@ func TestAStoreDoesNotGoOnWithoutItsMember(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, os.Remove(id))
 	require.ErrorContains(t, alone(t, dir), "must not go on alone")
+	require.ErrorContains(t, CheckAlone(dir, nil), "must not go on alone", "nor begins it a new store beside its certificate")
 	require.NoError(t, os.RemoveAll(filepath.Join(dir, Folder)))
 	err = alone(t, dir)
 	require.ErrorIs(t, err, ErrMember)

@@ -42,7 +42,7 @@ func (n *Node) openMember() error {
 				"`erlmcp cluster token` on another member, `erlmcp cluster join` here, then serve. A single node is served with cluster.required=off",
 				ErrNoMember, n.dir, n.cfg.Origin("cluster.required"))
 		default:
-			return nil
+			return cluster.CheckAlone(n.dir, nil)
 		}
 		name := c.Name
 		if name == "" {
