@@ -47,6 +47,3 @@ func (s slogSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 	}
 	s.to.Log(context.Background(), at, "raft: "+msg, args...)
 }
-
-// RaftLogger gives raft's transport a logger that ends in slog.
-func RaftLogger(to *slog.Logger) hclog.Logger { return newLogger(to) }

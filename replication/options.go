@@ -10,6 +10,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/erlmcp/erlmcp/replication/wire"
 	"github.com/hashicorp/raft"
 )
 
@@ -116,12 +117,12 @@ func (o *Options) raftConfig() *raft.Config {
 	c.LocalID = raft.ServerID(o.ID)
 	c.HeartbeatTimeout, c.ElectionTimeout = o.Timing.Heartbeat, o.Timing.Election
 	c.LeaderLeaseTimeout, c.CommitTimeout = o.Timing.Lease, o.Timing.Commit
-	c.MaxAppendEntries = 1024         // raft's limit: the longest group commit
-	c.BatchApplyCh = true             // proposals wait in raft's queue while it writes, so that groups form
-	c.TrailingLogs = math.MaxUint64   // raft never compacts: the engine owns the front of the log
-	c.NoSnapshotRestoreOnStart = true // the rows are where the mark says
-	c.RestoreCommittedLogs = true     // makes raft stage the commit index; the engine has replayed what it says
-	c.ShutdownOnRemove = false        // a removed node goes on as a follower, so that it can be looked at
+	c.MaxAppendEntries = wire.MaxEntries // raft's limit too: the longest group commit
+	c.BatchApplyCh = true                // proposals wait in raft's queue while it writes, so that groups form
+	c.TrailingLogs = math.MaxUint64      // raft never compacts: the engine owns the front of the log
+	c.NoSnapshotRestoreOnStart = true    // the rows are where the mark says
+	c.RestoreCommittedLogs = true        // makes raft stage the commit index; the engine has replayed what it says
+	c.ShutdownOnRemove = false           // a removed node goes on as a follower, so that it can be looked at
 	c.SnapshotThreshold = o.MarkEvery
 	c.SnapshotInterval = o.MarkInterval
 	c.NoLegacyTelemetry = true

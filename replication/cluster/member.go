@@ -18,6 +18,7 @@ import (
 	"github.com/erlmcp/erlmcp/replication"
 	"github.com/erlmcp/erlmcp/replication/port"
 	"github.com/erlmcp/erlmcp/replication/trust"
+	"github.com/erlmcp/erlmcp/replication/wire"
 	"github.com/erlmcp/erlmcp/wal"
 	"github.com/hashicorp/raft"
 )
@@ -316,10 +317,7 @@ func (m *Member) openStore() (*engine.Store, error) {
 	me := m.me
 	m.mu.Unlock()
 	layer := m.port.Layer(me.Advertise)
-	timeout := max(2*time.Second, 2*m.o.Timing.Election)
-	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: layer, MaxPool: 3, MaxRPCsInFlight: 16, Timeout: timeout, Logger: replication.RaftLogger(m.log),
-	})
+	transport := wire.New(wire.Options{Stream: layer, Timeout: max(2*time.Second, 2*m.o.Timing.Election), Logger: m.log})
 	o := replication.Options{
 		ID: me.Name, Transport: transport, Timing: m.o.Timing, Logger: m.log,
 		Dial: func(ctx context.Context, id, address string) (net.Conn, error) {

@@ -1,7 +1,7 @@
 // Package port is the one port of a cluster member. Everything between members goes through it, over TLS 1.3 with
 // certificates on both sides; the protocol is negotiated in the handshake (ALPN):
 //
-//	erlmcp-raft/1       raft's messages (hashicorp/raft's own encoding)
+//	erlmcp-raft/2       raft's messages (replication/wire)
 //	erlmcp-forward/1    write sets and read requests to the leader (replication/forward_wire.go)
 //	erlmcp-transfer/1   the state for a member that needs it (replication/transfer.go)
 //	erlmcp-admin/1      questions and orders of other members, HTTP/1.1 with JSON
@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,12 +27,18 @@ import (
 
 // The protocols.
 const (
-	Raft     = "erlmcp-raft/1"
+	Raft     = "erlmcp-raft/2"
 	Forward  = "erlmcp-forward/1"
 	Transfer = "erlmcp-transfer/1"
 	Admin    = "erlmcp-admin/1"
 	Join     = "erlmcp-join/1"
 )
+
+// ErrProtocol: the other side does not know the protocol, because it runs another version or is not a member at all.
+var ErrProtocol = errors.New("cluster port: no common protocol")
+
+// noProtocol is what crypto/tls makes of the alert 120 (RFC 7301, section 3.2), whose type it keeps to itself.
+const noProtocol = "tls: no application protocol"
 
 const (
 	handshake     = 10 * time.Second
@@ -174,12 +181,14 @@ func DialJoin(ctx context.Context, t trust.Token, address string) (net.Conn, err
 func dialTLS(ctx context.Context, address string, c *tls.Config) (net.Conn, error) {
 	d := tls.Dialer{NetDialer: &net.Dialer{}, Config: c}
 	conn, err := d.DialContext(ctx, "tcp", address)
-	if err != nil {
+	switch {
+	case err != nil && strings.Contains(err.Error(), noProtocol):
+		return nil, fmt.Errorf("%w: %s does not speak %s; bring both members to the same version", ErrProtocol, address, c.NextProtos[0])
+	case err != nil:
 		return nil, trust.Explain(address, err)
-	}
-	if conn.(*tls.Conn).ConnectionState().NegotiatedProtocol == "" {
+	case conn.(*tls.Conn).ConnectionState().NegotiatedProtocol == "":
 		_ = conn.Close()
-		return nil, fmt.Errorf("%s does not speak %s: it may run another version", address, c.NextProtos[0])
+		return nil, fmt.Errorf("%w: %s does not speak %s", ErrProtocol, address, c.NextProtos[0])
 	}
 	return plain{conn}, nil
 }
