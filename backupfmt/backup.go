@@ -164,7 +164,9 @@ func (r *Repo) store(ctx context.Context, c *Chain, src Source, parent *Link, to
 	if err != nil {
 		return nil, err
 	}
-	if parent == nil {
+	if parent != nil {
+		w.frame = deltaFrameSize
+	} else {
 		if w.found, err = r.findUnfinished(ctx, c, token); err != nil {
 			return nil, err
 		}

@@ -44,8 +44,10 @@ const (
 	chunkMost    = 64 << 10
 
 	// frameSize is the unit of compression and sealing. Small chunks keep what must be stored again small, large frames keep the
-	// ratio of the compression; larger ones would only make the reading of single chunks dearer.
-	frameSize = 512 << 10
+	// ratio of the compression: every one begins with words that are not known yet. A restore holds frames of all incrementals of a chain at the
+	// same time, so theirs are smaller.
+	frameSize      = 2 << 20
+	deltaFrameSize = 1 << 20
 
 	// listSize is how much of a list, decoded, is put in one object.
 	listSize = 1 << 20

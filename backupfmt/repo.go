@@ -28,7 +28,7 @@ type Options struct {
 	Plain    bool             // the repository is not encrypted, and that is intended
 	Now      func() time.Time // default time.Now
 	Rand     io.Reader        // default crypto/rand.Reader; must be safe for concurrent use
-	Workers  int              // frames compressed or read at once; default 4
+	Workers  int              // frames compressed or read at once; default 3
 	PackSize int              // stored bytes after which a pack is closed; default 16 MiB, 64 KiB..64 MiB
 
 	Signer *sign.PrivateKey // signs what is written; its own signatures are trusted, too
@@ -43,7 +43,7 @@ func (o Options) withDefaults() Options {
 		o.Rand = rand.Reader
 	}
 	if o.Workers <= 0 {
-		o.Workers = 4
+		o.Workers = 3
 	}
 	if o.PackSize == 0 {
 		o.PackSize = 16 << 20

@@ -100,8 +100,8 @@ type readJob struct {
 // their frames and its own. An incremental shares nothing and needs deltaFrames, so that a chain of 24
 // of them stays small.
 const (
-	frameCache  = 24
-	deltaFrames = 3
+	frameCache  = 12
+	deltaFrames = 1
 )
 
 type frameKey struct {

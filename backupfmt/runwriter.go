@@ -22,6 +22,7 @@ type runWriter struct {
 	names   *namer
 	base    *baseCursor // chunks of an older run that need not be stored again; may be nil
 	found   *unfinished // chunks that an interrupted backup stored; may be nil
+	frame   int         // bytes of a frame
 	up      *errgroup.Group
 
 	block snapshot.BlockBuilder
@@ -77,7 +78,7 @@ func (r *Repo) newRunWriter(ctx context.Context, session string, base *baseCurso
 	up, ctx := errgroup.WithContext(ctx)
 	up.SetLimit(2)
 	return &runWriter{
-		r: r, ctx: ctx, session: session, names: names, base: base, up: up, cur: &frameJob{}, old: map[string]int{},
+		r: r, ctx: ctx, session: session, names: names, base: base, frame: frameSize, up: up, cur: &frameJob{}, old: map[string]int{},
 		stats: runStats{Tables: map[string]uint64{}},
 	}, nil
 }
@@ -128,7 +129,7 @@ func (w *runWriter) cut() error {
 		it.pack = w.reuse(w.found.packs[it.pack].ref)
 	} else {
 		if w.cur.raw == nil {
-			w.cur.raw = borrow(&w.r.frameBufs, frameSize+chunkMost)
+			w.cur.raw = borrow(&w.r.frameBufs, w.frame+chunkMost)
 		}
 		it.offset = uint32(len(w.cur.raw))
 		w.cur.raw = append(w.cur.raw, raw...)
@@ -136,7 +137,7 @@ func (w *runWriter) cut() error {
 	}
 	w.cur.items, w.cur.known = append(w.cur.items, it), append(w.cur.known, known)
 	w.block.Take(raw) // the buffer is used again
-	if len(w.cur.raw) >= frameSize || len(w.cur.items) >= 4096 {
+	if len(w.cur.raw) >= w.frame || len(w.cur.items) >= 4096 {
 		return w.endFrame()
 	}
 	return nil
@@ -219,7 +220,7 @@ func (w *runWriter) addFrame(p object.Packed) (object.Frame, error) {
 			return object.Frame{}, err
 		}
 		// Room for a last frame, directory, footers and parity, so that the buffer does not grow.
-		w.pack.Adopt(borrow(&w.r.packBufs, w.r.o.PackSize+w.r.o.PackSize/16+2*frameSize))
+		w.pack.Adopt(borrow(&w.r.packBufs, w.r.o.PackSize+w.r.o.PackSize/16+frameSize))
 		w.packNo = len(w.packs)
 		w.packs = append(w.packs, &Ref{})
 	}

@@ -65,8 +65,9 @@ const (
 
 	identitySize = 32 // at the beginning of the clear section of a resealed object
 
-	codecRaw  = 0
-	codecZstd = 1
+	codecRaw   = 0
+	codecZstd  = 1
+	codecWords = 2 // package words
 
 	// MaxFrame bounds the decoded size of a frame.
 	MaxFrame = 65 << 20
