@@ -148,8 +148,10 @@ func (r *Repo) store(ctx context.Context, c *Chain, src Source, parent *Link, to
 	}
 	var base *baseCursor
 	var needs uint64 // a link that must still be there at the end
+	frame := frameSize
 	if parent != nil {
 		inv.Kind, inv.Base, inv.Since, needs = Incremental, parent.Seq, parent.Index, parent.Seq
+		frame = deltaFrameSize
 	} else if last := lastFull(c); last != nil && !o.Fresh {
 		whole, err := r.present(ctx, last)
 		if err != nil {
@@ -160,13 +162,11 @@ func (r *Repo) store(ctx context.Context, c *Chain, src Source, parent *Link, to
 			needs = last.Seq
 		}
 	}
-	w, err := r.newRunWriter(ctx, token, base)
+	w, err := r.newRunWriter(ctx, token, base, frame)
 	if err != nil {
 		return nil, err
 	}
-	if parent != nil {
-		w.frame = deltaFrameSize
-	} else {
+	if parent == nil {
 		if w.found, err = r.findUnfinished(ctx, c, token); err != nil {
 			return nil, err
 		}

@@ -70,7 +70,7 @@ func (j *frameJob) own() (n int) {
 	return n
 }
 
-func (r *Repo) newRunWriter(ctx context.Context, session string, base *baseCursor) (*runWriter, error) {
+func (r *Repo) newRunWriter(ctx context.Context, session string, base *baseCursor, frame int) (*runWriter, error) {
 	names, err := newNamer(r.chunkKey)
 	if err != nil {
 		return nil, err
@@ -78,7 +78,7 @@ func (r *Repo) newRunWriter(ctx context.Context, session string, base *baseCurso
 	up, ctx := errgroup.WithContext(ctx)
 	up.SetLimit(2)
 	return &runWriter{
-		r: r, ctx: ctx, session: session, names: names, base: base, frame: frameSize, up: up, cur: &frameJob{}, old: map[string]int{},
+		r: r, ctx: ctx, session: session, names: names, base: base, frame: min(frame, r.o.PackSize*8), up: up, cur: &frameJob{}, old: map[string]int{},
 		stats: runStats{Tables: map[string]uint64{}},
 	}, nil
 }

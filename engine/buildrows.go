@@ -3,12 +3,11 @@ package engine
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
 	"github.com/cockroachdb/pebble/v2/sstable"
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/erlmcp/erlmcp/internal/manyhash"
 )
@@ -150,6 +149,8 @@ type tableSet struct {
 	s        *Store
 	old, sum lanes
 	table    *sstable.Writer
+	file     *tableFile // of table
+	syncing  *tableFile // the one before it; nil: none
 	size     int
 	paths    []string
 	due      *pebble.Batch // deadline rows
@@ -277,7 +278,7 @@ func (t *tableSet) row(rowKey, value []byte, deadline int64) error {
 		}
 	}
 	if t.size >= buildTable {
-		return t.close()
+		return t.next()
 	}
 	return nil
 }
@@ -291,49 +292,50 @@ func (t *tableSet) commitDue() error {
 
 func (t *tableSet) open() error {
 	path := t.s.o.FS.PathJoin(t.s.storeDir, fmt.Sprintf("rows-%06d.build", len(t.paths)+1))
-	w, err := t.s.newTable(path, nil)
+	f, err := newTableFile(t.s.o.FS, path, false)
 	if err != nil {
 		return err
 	}
-	t.table, t.size = w, 0
+	t.table, t.file, t.size = t.s.newTable(f, builtCompression), f, 0
 	t.paths = append(t.paths, path)
 	return nil
 }
 
-// newTable begins a table file; compression nil: that of the store.
-func (s *Store) newTable(path string, compression *sstable.CompressionProfile) (*sstable.Writer, error) {
-	f, err := s.o.FS.Create(path, vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return nil, fmt.Errorf("engine: create %s: %w", path, err)
-	}
+// newTable begins a table in a file.
+func (s *Store) newTable(f *tableFile, compression *sstable.CompressionProfile) *sstable.Writer {
 	o := s.pebbleOptions()
 	o.EnsureDefaults()
 	wo := o.MakeWriterOptions(6, s.db.TableFormat())
-	if compression != nil {
-		wo.Compression = compression
-	}
-	return sstable.NewWriter(objstorageprovider.NewFileWritable(f), wo), nil
+	wo.Compression = compression
+	return sstable.NewWriter(f, wo)
 }
 
-// close finishes a table file, which also syncs it.
-func (t *tableSet) close() error {
+// next finishes a table file. It becomes durable while the next one is written.
+func (t *tableSet) next() error {
 	if t.table == nil {
 		return nil
 	}
 	err := t.table.Close()
 	t.table = nil
 	if err != nil {
-		return fmt.Errorf("engine: finish %s: %w", t.paths[len(t.paths)-1], err)
+		err = fmt.Errorf("engine: finish %s: %w", t.file.path, err)
 	}
-	return nil
+	err = errors.Join(err, t.syncing.await())
+	t.syncing, t.file = t.file, nil
+	return err
+}
+
+// close finishes the last table file and returns when all of them are durable.
+func (t *tableSet) close() error {
+	err := t.next()
+	err = errors.Join(err, t.syncing.await())
+	t.syncing = nil
+	return err
 }
 
 // abandon lets go of what is unfinished; the files are removed with the directory.
 func (t *tableSet) abandon() {
-	if t.table != nil {
-		_ = t.table.Close()
-		t.table = nil
-	}
+	_ = t.close()
 	if t.due != nil {
 		_ = t.due.Close()
 		t.due = nil

@@ -25,10 +25,11 @@ type foldRun struct {
 
 func newFoldRun(s *Store, number int, rows map[string]*foldRow) (*foldRun, error) {
 	r := &foldRun{s: s, path: s.o.FS.PathJoin(s.storeDir, fmt.Sprintf("fold-%03d.build", number+1))}
-	w, err := s.newTable(r.path, sstable.NoCompression)
+	f, err := newTableFile(s.o.FS, r.path, true)
 	if err != nil {
 		return nil, err
 	}
+	w := s.newTable(f, scratchCompression)
 	var val []byte
 	for _, k := range slices.Sorted(maps.Keys(rows)) {
 		row := rows[k]
@@ -37,7 +38,7 @@ func newFoldRun(s *Store, number int, rows map[string]*foldRow) (*foldRun, error
 			break
 		}
 	}
-	if err = errors.Join(err, w.Close()); err != nil {
+	if err = errors.Join(err, w.Close(), f.await()); err != nil {
 		return nil, fmt.Errorf("engine: write %s: %w", r.path, err)
 	}
 	return r, r.open()

@@ -8,14 +8,14 @@ import (
 	"github.com/klauspost/reedsolomon"
 )
 
-var coders sync.Map // [2]int{data, parity} -> reedsolomon.Encoder; building a matrix costs more than using it
+var coders sync.Map // [2]int{data, parity} -> reedsolomon.Encoder
 
 func coder(l layout) (reedsolomon.Encoder, error) {
 	key := [2]int{l.data, l.parity}
 	if c, ok := coders.Load(key); ok {
 		return c.(reedsolomon.Encoder), nil
 	}
-	c, err := reedsolomon.New(l.data, l.parity, reedsolomon.WithMaxGoroutines(1))
+	c, err := reedsolomon.New(l.data, l.parity, reedsolomon.WithMaxGoroutines(1), reedsolomon.WithCustomMatrix(parityRows(l.data, l.parity)))
 	if err != nil {
 		return nil, fmt.Errorf("object: parity of %d+%d shards: %w", l.data, l.parity, err)
 	}

@@ -101,7 +101,9 @@ func (j *joiner) join(length int) ([]byte, bool) {
 			if at+n > length {
 				return nil, false
 			}
-			copy(out[at:at+maxWord], out[from:from+maxWord])
+			a, b := binary.LittleEndian.Uint64(out[from:]), binary.LittleEndian.Uint64(out[from+8:])
+			binary.LittleEndian.PutUint64(out[at:], a)
+			binary.LittleEndian.PutUint64(out[at+8:], b)
 			at += n
 			continue
 		}

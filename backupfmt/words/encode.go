@@ -129,9 +129,9 @@ func (s *splitter) split(raw []byte) bool {
 // wordAt looks at the letters and digits at i, and returns how many bytes to go on by. A word has no digits and takes along the space or up to
 // four other marks behind it.
 func wordAt(raw []byte, i int) (n int, is bool) {
-	j := i
-	for j < i+maxWord && class[raw[j]] == letter {
-		j++
+	j := i + letters(raw[i:])
+	if j == i+8 {
+		j += letters(raw[j:])
 	}
 	switch {
 	case j == i+maxWord:
@@ -148,6 +148,15 @@ func wordAt(raw []byte, i int) (n int, is bool) {
 		}
 	}
 	return j - i, true
+}
+
+// letters counts the letters at the beginning of b, up to 8. Like class, but that the character DEL passes for one.
+func letters(b []byte) int {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	x := binary.LittleEndian.Uint64(b)
+	y := (x | 0x20*ones) &^ tops // lower case; the line of a name becomes DEL
+	is := (y+(0x80-'a')*ones)&^(y+(0x7f-'z')*ones) | (y + ones) | x
+	return bits.TrailingZeros64(^is&tops) >> 3
 }
 
 func (s *splitter) run(b []byte) {
