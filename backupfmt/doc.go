@@ -4,7 +4,7 @@
 // Think of it as an LSM tree of sorted runs. A full backup is a base run, an incremental is a delta run with the rows that changed
 // since its parent; a restore merges them in one pass and replays the archived log behind them, up to any index or time.
 //
-//	rows ─ chunks of 8..64 KiB, named by keyed BLAKE3 ─ frames of 2 MiB (words, zstd, AES-256-GCM) ─ packs of 16 MiB
+//	rows ─ chunks of 8..64 KiB, named by keyed BLAKE3 ─ frames of 2 MiB (zstd, AES-256-GCM) ─ packs of 16 MiB
 //	                 │
 //	               lists: which chunk is where, in key order
 //	                 │

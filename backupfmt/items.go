@@ -44,7 +44,7 @@ const (
 	chunkMost    = 64 << 10
 
 	// frameSize is the unit of compression and sealing. Small chunks keep what must be stored again small, large frames keep the
-	// ratio of the compression: every one begins with words that are not known yet. A restore holds frames of all incrementals of a chain at the
+	// ratio of the compression: every one begins with nothing to refer to. A restore holds frames of all incrementals of a chain at the
 	// same time, so theirs are smaller.
 	frameSize      = 2 << 20
 	deltaFrameSize = 1 << 20

@@ -65,9 +65,8 @@ const (
 
 	identitySize = 32 // at the beginning of the clear section of a resealed object
 
-	codecRaw   = 0
-	codecZstd  = 1
-	codecWords = 2 // package words
+	codecRaw  = 0
+	codecZstd = 1
 
 	// MaxFrame bounds the decoded size of a frame.
 	MaxFrame = 65 << 20

@@ -9,9 +9,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"slices"
 
-	"github.com/erlmcp/erlmcp/backupfmt/words"
 	"github.com/erlmcp/erlmcp/snapshot"
 )
 
@@ -48,41 +46,15 @@ func Compress(raw []byte) (Packed, error) {
 	if len(raw) > MaxFrame {
 		return Packed{}, fmt.Errorf("%w: frame of %d bytes", ErrTooLarge, len(raw))
 	}
-	plain := make([]byte, prefixSize, prefixSize+len(raw)/4+tagSize) // room for the tag: sealing happens in place
-	codec, plain := encode(plain, raw)
-	plain[0] = codec
-	le.PutUint32(plain[1:], uint32(len(raw)))
-	return Packed{raw: len(raw), plain: slices.Grow(plain, tagSize)}, nil
-}
-
-// Text of textLeast bytes or more is encoded as words without a look at what zstd makes of it, if that becomes textBest to textWorst times
-// smaller. What shrinks less may be no text after all, and what shrinks more repeats itself, which zstd may put to better use.
-const (
-	wordsLeast = 4 << 10
-	textLeast  = 64 << 10
-	textBest   = 6
-	textWorst  = 2
-)
-
-// encode appends raw in the codec that suits it.
-func encode(dst, raw []byte) (codec byte, out []byte) {
-	size := math.MaxInt
-	if len(raw) >= wordsLeast {
-		if out, ok := words.Encode(dst, raw); ok {
-			dst, size = out[:len(dst)], len(out)-len(dst)
-			if len(raw) >= textLeast && size > len(raw)/textBest && size < len(raw)/textWorst {
-				return codecWords, out
-			}
-		}
+	out, small := snapshot.Compress(nil, raw)
+	codec := byte(codecRaw)
+	if small {
+		codec = codecZstd
 	}
-	z, small := snapshot.Compress(nil, raw)
-	switch {
-	case size < len(raw) && size < len(z):
-		return codecWords, dst[:len(dst)+size]
-	case small:
-		return codecZstd, append(dst, z...)
-	}
-	return codecRaw, append(dst, raw...)
+	plain := make([]byte, 0, prefixSize+len(out)+tagSize) // room for the tag: sealing happens in place
+	plain = append(plain, codec)
+	plain = le.AppendUint32(plain, uint32(len(raw)))
+	return Packed{raw: len(raw), plain: append(plain, out...)}, nil
 }
 
 // Frame locates a frame in its object.
@@ -284,10 +256,6 @@ func decode(plain []byte) ([]byte, error) {
 		return data, nil
 	case codec == codecZstd:
 		if out, ok := snapshot.Decompress(nil, data, int(raw)); ok {
-			return out, nil
-		}
-	case codec == codecWords:
-		if out, ok := words.Decode(data, int(raw)); ok {
 			return out, nil
 		}
 	}
