@@ -115,7 +115,7 @@ corruption: ## damage at rest, CORRUPTIONS (20000) per kind of file
 	ERLMCP_CORRUPTIONS=$(CORRUPTIONS) $(GO) test -timeout 0 -run 'Corruption|Damage' -v $(TESTFLAGS) ./fuzz
 
 backup-faults: ## backups: kill at every change of every operation, DAMAGES (1000) random damages
-	ERLMCP_TEST_BACKUP_KILLS=all ERLMCP_TEST_BACKUP_DAMAGES=$(DAMAGES) $(GO) test -count=1 -timeout 0 -run 'Killed|Fenced|RandomDamage|KeyAndNonce|AtOnce' -v $(TESTFLAGS) ./backupfmt
+	ERLMCP_TEST_BACKUP_KILLS=all ERLMCP_TEST_BACKUP_DAMAGES=$(DAMAGES) $(GO) test -count=1 -timeout 0 -run 'Killed|Fenced|RandomDamage|KeyAndNonce|AtOnce|DiskThatFails' -v $(TESTFLAGS) ./backupfmt
 
 backup-memory: ## peak memory of backup, restore, verify ... of a store of MIB (2048)
 	ERLMCP_TEST_BACKUP_MIB=$(MIB) $(GO) test -count=1 -timeout 0 -run 'TakeLittleMemory' -v $(TESTFLAGS) ./cmd/erlmcp

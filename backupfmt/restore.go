@@ -13,6 +13,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/erlmcp/erlmcp/backupfmt/store"
 	"github.com/erlmcp/erlmcp/engine"
 	"github.com/erlmcp/erlmcp/snapshot"
 	"github.com/erlmcp/erlmcp/wal"
@@ -25,7 +26,8 @@ type RestoreOptions struct {
 	Engine   engine.Options // of the restored store: key, file system
 	Progress func(phase string, rows, entries uint64)
 
-	replay bool // tests: the log is replayed, never folded
+	replay     bool // tests: the log is replayed, never folded
+	foldMemory int  // tests: see engine.BuilderStart
 }
 
 // Phase is a part of a restore and how long it took.
@@ -144,13 +146,17 @@ func (w *restorer) progress(phase string) {
 	}
 }
 
-// run builds and checks the store in the temporary directory. The log is folded into the rows; where that turns out to be impossible,
-// it starts again and leaves the log to be replayed.
+// run builds and checks the store in the temporary directory. When something is missing that a prune or a merge took away meanwhile, because the same
+// is elsewhere now, it starts again with a new plan for the same state.
 func (w *restorer) run(ctx context.Context) error {
-	err := w.build(ctx, !w.o.replay)
-	if errors.Is(err, engine.ErrFold) {
-		w.rep.Rows, w.rep.Entries = 0, 0
-		err = w.build(ctx, false)
+	err := w.attempt(ctx)
+	for again := 0; err != nil && again < maxReplans; again++ {
+		p, perr := w.replan(ctx, err)
+		if perr != nil || p == nil {
+			return err
+		}
+		w.p = p
+		err = w.attempt(ctx)
 	}
 	if err != nil {
 		return err
@@ -158,9 +164,45 @@ func (w *restorer) run(ctx context.Context) error {
 	return w.open(ctx)
 }
 
+// maxReplans bounds how often a restore starts again.
+const maxReplans = 3
+
+// replan is another plan for the same state; nil if there is none.
+func (w *restorer) replan(ctx context.Context, err error) (*Plan, error) {
+	var d *DamageError
+	if !errors.Is(err, store.ErrNotFound) && (!errors.As(err, &d) || d.Kind != "missing") {
+		return nil, nil
+	}
+	t := Target{Seq: w.p.Target.Seq}
+	if t.Seq == 0 {
+		t = Target{Index: w.p.Index, Life: w.p.Backup().Life}
+	}
+	p, err := w.r.Plan(ctx, t)
+	if err != nil || p.Index != w.p.Index || p.Bytes == w.p.Bytes && slices.Equal(p.Pieces, w.p.Pieces) && slices.EqualFunc(p.Run, w.p.Run, sameData) {
+		return nil, err
+	}
+	return p, nil
+}
+
+// sameData: two links name the same objects.
+func sameData(a, b *Link) bool {
+	return a.Seq == b.Seq && slices.Equal(a.Packs, b.Packs) && slices.Equal(a.Lists, b.Lists)
+}
+
+// attempt builds the store. The log is folded into the rows; where that turns out to be impossible, it starts again and leaves the log to be replayed.
+func (w *restorer) attempt(ctx context.Context) error {
+	w.rep.Rows, w.rep.Entries = 0, 0
+	err := w.build(ctx, !w.o.replay)
+	if errors.Is(err, engine.ErrFold) {
+		w.rep.Rows, w.rep.Entries = 0, 0
+		err = w.build(ctx, false)
+	}
+	return err
+}
+
 func (w *restorer) build(ctx context.Context, fold bool) error {
 	last := w.p.Backup()
-	b, err := engine.NewBuilder(w.tmp, w.o.Engine, engine.BuilderStart{Index: last.Index, Term: last.Term})
+	b, err := engine.NewBuilder(w.tmp, w.o.Engine, engine.BuilderStart{Index: last.Index, Term: last.Term, FoldMemory: w.o.foldMemory})
 	if err != nil {
 		return fmt.Errorf("backup: begin %s: %w", w.tmp, err)
 	}

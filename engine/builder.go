@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,8 @@ const EntryBase wal.EntryType = 0x11
 type BuilderStart struct {
 	Index uint64 // newest log entry contained in the rows; 0: the empty beginning
 	Term  uint64 // its term
+
+	FoldMemory int // bytes of keys and values that FoldLog holds before it spills them to a file; 0: 40 MiB
 }
 
 // Builder makes a new data directory out of the rows of an Image and, if wanted, of log entries that follow. The
@@ -57,7 +60,7 @@ func NewBuilder(dir string, o Options, at BuilderStart) (*Builder, error) {
 		return nil, err
 	}
 	s := newStore(dir, o)
-	b := &Builder{s: s, at: at, next: at.Index + 1, foldMemory: foldMemory}
+	b := &Builder{s: s, at: at, next: at.Index + 1, foldMemory: cmp.Or(at.FoldMemory, foldMemory)}
 	if err := b.begin(); err != nil {
 		return nil, errors.Join(err, s.release())
 	}
@@ -101,22 +104,30 @@ const builderMark = "builder\n"
 
 // clear removes what an interrupted creation left. Only a directory marked by a Builder is cleared without looking at its log.
 func (b *Builder) clear() error {
-	s := b.s
+	built, err := b.s.halfBuilt()
+	if err != nil {
+		return err
+	}
+	if !built {
+		return b.s.clearHalf()
+	}
+	return b.removeParts()
+}
+
+// halfBuilt reports whether a Builder began a directory that is marked as half-created.
+func (s *Store) halfBuilt() (bool, error) {
 	f, err := s.o.FS.Open(s.o.FS.PathJoin(s.dir, creatingFile))
 	if err != nil {
-		return fmt.Errorf("engine: read %s: %w", creatingFile, err)
+		return false, fmt.Errorf("engine: read %s: %w", creatingFile, err)
 	}
 	mark, err := io.ReadAll(io.LimitReader(f, 64))
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
-		return fmt.Errorf("engine: read %s: %w", creatingFile, err)
+		return false, fmt.Errorf("engine: read %s: %w", creatingFile, err)
 	}
-	if string(mark) != builderMark {
-		return s.clearHalf()
-	}
-	return b.removeParts()
+	return string(mark) == builderMark, nil
 }
 
 func (b *Builder) removeParts() error {
@@ -298,6 +309,25 @@ func (b *Builder) Finish(want [32]byte) error {
 }
 
 func (b *Builder) finish() error {
+	s := b.s
+	if err := s.apart(b.install); err != nil {
+		return err
+	}
+	if err := s.flushBuilt(); err != nil {
+		return err
+	}
+	err := s.apart(s.db.Close)
+	s.db = nil
+	lerr := s.log.Close()
+	s.log = nil
+	if err := errors.Join(err, lerr); err != nil {
+		return fmt.Errorf("engine: close the built store: %w", err)
+	}
+	return b.publish()
+}
+
+// install brings the tables and what is left of the rows into the row store.
+func (b *Builder) install() error {
 	s, t := b.s, &b.pipe.tables
 	if len(t.paths) > 0 {
 		if err := s.db.Ingest(context.Background(), t.paths); err != nil {
@@ -320,17 +350,24 @@ func (b *Builder) finish() error {
 		return err
 	}
 	t.due = nil
-	if err := s.db.Flush(); err != nil {
+	return nil
+}
+
+// flushBuilt flushes, once: Pebble would try for ever on a full disk.
+func (s *Store) flushBuilt() error {
+	trouble := s.flush.troubleChan()
+	done, err := s.db.AsyncFlush()
+	if err != nil {
 		return fmt.Errorf("engine: flush: %w", err)
 	}
-	err := s.db.Close()
-	s.db = nil
-	lerr := s.log.Close()
-	s.log = nil
-	if err := errors.Join(err, lerr); err != nil {
-		return fmt.Errorf("engine: close the built store: %w", err)
+	select {
+	case <-done:
+		return nil
+	case <-s.failed:
+		return s.failure()
+	case <-trouble:
+		return fmt.Errorf("engine: flush: %w", s.flush.whatTrouble())
 	}
-	return b.publish()
 }
 
 // publish writes FORMAT, from which on the directory is a store.

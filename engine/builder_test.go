@@ -64,7 +64,7 @@ func imageRows(t *testing.T, im *Image) (out []Row) {
 // build makes a store in "copy" from an image and log entries.
 func build(t *testing.T, im *Image, o Options, entries []wal.Entry) error {
 	t.Helper()
-	b, err := NewBuilder("copy", o, BuilderStart{im.Index(), im.Term()})
+	b, err := NewBuilder("copy", o, BuilderStart{Index: im.Index(), Term: im.Term()})
 	require.NoError(t, err)
 	for _, r := range imageRows(t, im) {
 		require.NoError(t, b.Add(&r))
@@ -209,7 +209,7 @@ func TestBuilderRefusesRowsThatAreNotTheState(t *testing.T) {
 	im := openImage(t, s)
 	rows := imageRows(t, im)
 	fs := vfs.NewMem()
-	b, err := NewBuilder("copy", small(fs), BuilderStart{im.Index(), im.Term()})
+	b, err := NewBuilder("copy", small(fs), BuilderStart{Index: im.Index(), Term: im.Term()})
 	require.NoError(t, err)
 	for _, r := range rows[1:] {
 		require.NoError(t, b.Add(&r))
@@ -232,7 +232,7 @@ func TestBuilderRefusesBadInput(t *testing.T) {
 		"sealed":   {{Table: "b", Sealed: true}},
 		"deadline": {{Table: "b", Deadline: time.UnixMilli(-5)}},
 	} {
-		b, err := NewBuilder("copy", small(vfs.NewMem()), BuilderStart{10, 1})
+		b, err := NewBuilder("copy", small(vfs.NewMem()), BuilderStart{Index: 10, Term: 1})
 		require.NoError(t, err)
 		for i, r := range bad {
 			err = b.Add(r)
@@ -241,7 +241,7 @@ func TestBuilderRefusesBadInput(t *testing.T) {
 		require.ErrorIs(t, err, ErrInvalid, name)
 		require.Error(t, b.Finish([32]byte{}), name)
 	}
-	b, err := NewBuilder("copy", small(vfs.NewMem()), BuilderStart{10, 1})
+	b, err := NewBuilder("copy", small(vfs.NewMem()), BuilderStart{Index: 10, Term: 1})
 	require.NoError(t, err)
 	require.ErrorIs(t, b.AppendLog(wal.Entry{Index: 12, Type: EntryWriteSet}), ErrInvalid)
 	require.NoError(t, b.Abort())
@@ -269,7 +269,7 @@ func TestPowerLossWhileBuilding(t *testing.T) {
 	for seed := range uint64(12) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		fs := vfs.NewCrashableMem()
-		b, err := NewBuilder("copy", small(fs), BuilderStart{im.Index(), im.Term()})
+		b, err := NewBuilder("copy", small(fs), BuilderStart{Index: im.Index(), Term: im.Term()})
 		require.NoError(t, err)
 		stop := rng.IntN(len(rows) + 2)
 		for i, r := range rows {
@@ -291,7 +291,7 @@ func TestPowerLossWhileBuilding(t *testing.T) {
 				require.NoError(t, c.Close())
 				continue
 			}
-			again, err := NewBuilder("copy", small(image), BuilderStart{im.Index(), im.Term()})
+			again, err := NewBuilder("copy", small(image), BuilderStart{Index: im.Index(), Term: im.Term()})
 			require.NoError(t, err, "seed %d", seed)
 			require.NoError(t, again.Abort())
 			continue

@@ -142,7 +142,7 @@ func TestFoldedLogGivesTheStateOfReplayedLog(t *testing.T) {
 		want := builtStateOf(t, replayed, true)
 
 		folded := options()
-		b, err := NewBuilder("copy", folded, BuilderStart{im.Index(), im.Term()})
+		b, err := NewBuilder("copy", folded, BuilderStart{Index: im.Index(), Term: im.Term()})
 		require.NoError(t, err)
 		b.s.distrust = true
 		b.foldMemory = 2000 + rng.IntN(30_000)
@@ -215,7 +215,7 @@ func TestLogOfARealStoreIsFoldedWhole(t *testing.T) {
 		return nil
 	}))
 	o := small(vfs.NewMem())
-	b, err := NewBuilder("copy", o, BuilderStart{im.Index(), im.Term()})
+	b, err := NewBuilder("copy", o, BuilderStart{Index: im.Index(), Term: im.Term()})
 	require.NoError(t, err)
 	require.NoError(t, b.FoldLog(log...))
 	require.Equal(t, log[len(log)-1].Index, b.fold.index)

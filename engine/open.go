@@ -204,7 +204,7 @@ func (s *Store) create() error {
 		return err
 	}
 	if half {
-		if err := s.clearHalf(); err != nil {
+		if err := s.startOver(); err != nil {
 			return err
 		}
 	}
@@ -264,6 +264,23 @@ func (s *Store) createParts(id *identity) error {
 		return fmt.Errorf("engine: create the log: %w", err)
 	}
 	return nil
+}
+
+// startOver clears what an interrupted creation left. What a Builder began is not taken for an empty store: whoever restores or installs a
+// state must be told that it is not there.
+func (s *Store) startOver() error {
+	built, err := s.halfBuilt()
+	if err != nil {
+		return err
+	}
+	if built {
+		return &CorruptError{
+			What: "a restore, or the installation of a state, was interrupted in this directory", Where: s.dir, Intact: "where the state came from",
+			Means:  "a part of it at most is here",
+			Advice: "run it again; this directory may be deleted",
+		}
+	}
+	return s.clearHalf()
 }
 
 // clearHalf removes what an interrupted creation left, unless there is anything in the log.
@@ -423,7 +440,11 @@ func (s *Store) release() error {
 	}
 	if s.db != nil && !s.pebbleLog.fatal.Load() {
 		s.ap.abandon()
-		if err := s.db.Close(); err != nil && !s.broken() {
+		closing := s.db.Close
+		if !s.broken() {
+			closing = func() error { return s.apart(s.db.Close) }
+		}
+		if err := closing(); err != nil && !s.broken() {
 			errs = append(errs, fmt.Errorf("engine: close the row store: %w", err))
 		}
 	}

@@ -52,6 +52,18 @@ func (l *pebbleLogger) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
+// apart runs something in a goroutine of its own: where Pebble cannot go on, it ends the goroutine that called it, see Fatalf.
+func (s *Store) apart(fn func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- fn() }()
+	select {
+	case err := <-done:
+		return err
+	case <-s.failed:
+		return s.failure()
+	}
+}
+
 // pebbleFS treats a directory that cannot be synced as Fatalf does: Pebble would panic, often
 // in a goroutine of its own.
 type pebbleFS struct {
@@ -136,7 +148,8 @@ func (s *Store) pebbleOptions() *pebble.Options {
 func (s *Store) openPebble(must bool) error {
 	o := s.pebbleOptions()
 	o.ErrorIfNotExists = must
-	db, err := pebble.Open(s.storeDir, o)
+	var db *pebble.DB
+	err := s.apart(func() (err error) { db, err = pebble.Open(s.storeDir, o); return err })
 	if err == nil {
 		s.db = db
 		return nil
