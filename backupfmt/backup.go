@@ -199,7 +199,7 @@ func (r *Repo) store(ctx context.Context, c *Chain, src Source, parent *Link, to
 		NewBytes: w.stats.Stored, Chunks: w.stats.Chunks, NewChunks: w.stats.NewChunks, Tables: w.stats.Tables,
 	}
 	return r.commit(ctx, c, inv, det, func(newer *Link) error {
-		return errors.Join(fence(newer, token, needs), w.found.fence(newer))
+		return errors.Join(fence(newer, token, needs), w.found.fence(newer), r.stillThere(ctx, newer, w.old))
 	})
 }
 

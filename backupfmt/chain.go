@@ -128,7 +128,7 @@ func (r *Repo) walk(ctx context.Context, read linkReader, head headMark) (*Chain
 			if err != nil {
 				return nil, err
 			}
-			c.Links = append(c.Links, l)
+			c.Links = append(c.Links, at.Moved.apply(l))
 		}
 	}
 	slices.SortFunc(c.Links, func(a, b *Link) int {
@@ -232,6 +232,9 @@ func (r *Repo) commit(ctx context.Context, c *Chain, inv Inventory, det Details,
 	for {
 		var err error
 		inv.Version, inv.Seq, inv.Parent = manifestVersion, 1, ""
+		if inv.Moved != nil {
+			inv.Version = movedVersion
+		}
 		if last != nil {
 			inv.Seq, inv.Parent = last.Seq+1, hex.EncodeToString(last.Digest[:])
 		}

@@ -22,7 +22,10 @@ const (
 	Rekey       = "rekey" // begins a generation of keys: whoever does not have them cannot continue the chain behind it
 )
 
-const manifestVersion = 1
+const (
+	manifestVersion = 1
+	movedVersion    = 2 // of a prune that moved something: a program that does not know that must not touch the repository
+)
 
 // Ref names an object and what it must be.
 type Ref struct {
@@ -54,6 +57,8 @@ type Inventory struct {
 	Live    []Live         `json:"live,omitempty"`    // prune: every older link that still counts
 	Aborted []string       `json:"aborted,omitempty"` // prune: sessions that can no longer commit
 	Watched map[string]int `json:"watched,omitempty"` // prune: open sessions and how many objects they had
+
+	Moved *Moved `json:"moved,omitempty"` // prune: where kept backups have their chunks, if not where they say
 
 	Signing *Signing `json:"signing,omitempty"` // of a signed link
 }
@@ -88,6 +93,7 @@ type Link struct {
 	Size   int64         `json:"-"`
 	fresh  uint32        // key epoch it was first sealed with; 0: not known, it was resealed
 	sig    signature
+	moved  bool // Lists and Packs are those of a prune behind it
 
 	// Unchanged is set by Backup when it stored nothing because this link shows the state already.
 	Unchanged bool `json:"-"`
@@ -115,7 +121,7 @@ func parseInventory(name string, clear []byte) (inv Inventory, err error) {
 	if err := d.Decode(&inv); err != nil {
 		return inv, &DamageError{Kind: "damaged", Object: name, Reason: "manifest does not decode", Cause: err}
 	}
-	if inv.Version > manifestVersion {
+	if inv.Version > movedVersion {
 		return inv, fmt.Errorf("%w: %s has version %d", ErrVersion, name, inv.Version)
 	}
 	seq, ok := parseNumber(name)
@@ -137,6 +143,9 @@ func parseInventory(name string, clear []byte) (inv Inventory, err error) {
 	case Prune, Rekey, BeginSign:
 	default:
 		err = bad(fmt.Sprintf("unknown kind %q", inv.Kind))
+	}
+	if merr := inv.Moved.check(&inv); merr != nil {
+		err = bad(merr.Error())
 	}
 	return inv, err
 }

@@ -29,6 +29,12 @@ type PruneOptions struct {
 	// AbortAll gives up every session at once. Otherwise a session is given up when it stored nothing between two prunes.
 	AbortAll bool
 	DryRun   bool
+
+	// MaxUnused is the share of the stored packs, 0 to 1, that may hold nothing anybody needs before packs are stored anew without that; 0:
+	// DefaultMaxUnused; below 0: nothing unused is left, as far as that goes.
+	MaxUnused float64
+	NoRepack  bool                    // packs stay as they are
+	Progress  func(done, total int64) // bytes of packs that are stored anew; may be nil
 }
 
 // PruneReport says what a prune kept and removed, or would.
@@ -40,7 +46,8 @@ type PruneReport struct {
 	Bytes         int64
 	Swept         int         // uploads and temporary files that killed processes left
 	Merged        MergeReport // small pieces of the archive that became large ones
-	Seq           uint64      // the prune's own link; 0 if there was nothing to do, or for a dry run
+	Repack        RepackReport
+	Seq           uint64 // the prune's own link; 0 if there was nothing to do, or for a dry run
 }
 
 // Keep is the pure part of retention: which backups of a chain stay, with everything they build on.
@@ -98,12 +105,16 @@ func (p Policy) Keep(c *Chain) (map[uint64]bool, error) {
 
 var errStale = errors.New("backup: the chain moved on")
 
-// Prune removes what the policy does not keep, and what abandoned backups left. It first commits a link that names what still
-// counts, then deletes. Killed at any point it leaves everything that counts, and the next prune goes on; two at once do not harm each
-// other. It reads no data.
+// Prune removes what the policy does not keep, and what abandoned backups left, and stores packs anew that are mostly unused. It first commits a
+// link that names what still counts, then deletes. Killed at any point it leaves everything that counts, and the next prune goes on; two at once do not
+// harm each other. It reads no data but what it repacks.
 func (r *Repo) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error) {
+	if o.MaxUnused > 1 {
+		return nil, fmt.Errorf("%w: a share of %v may be unused", ErrInvalid, o.MaxUnused)
+	}
+	p := &pruner{r: r, o: o}
 	for {
-		rep, err := r.prune(ctx, o)
+		rep, err := p.prune(ctx)
 		if err == nil && !o.DryRun {
 			rep.Swept, err = r.sweep(ctx, o)
 		}
@@ -118,21 +129,31 @@ func (r *Repo) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error) 
 	}
 }
 
-func (r *Repo) prune(ctx context.Context, o PruneOptions) (*PruneReport, error) {
+// pruner is a prune that may have to look at the chain several times, but copies packs once.
+type pruner struct {
+	r      *Repo
+	o      PruneOptions
+	looked bool // for packs to be stored anew
+	plan   RepackReport
+	re     *repacker // nil: there are none
+}
+
+func (p *pruner) prune(ctx context.Context) (*PruneReport, error) {
 	// The order matters: an object that is listed belongs to a session that is listed after it, or that has committed by then; and what
 	// was committed after the chain was read makes the commit of this prune fail.
+	r := p.r
 	c, err := r.Chain(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.writable(c); err != nil && !o.DryRun {
+	if err := r.writable(c); err != nil && !p.o.DryRun {
 		return nil, err
 	}
 	s, err := r.survey(ctx)
 	if err != nil {
 		return nil, err
 	}
-	keep, err := o.Policy.Keep(c)
+	keep, err := p.o.Policy.Keep(c)
 	if err != nil {
 		return nil, err
 	}
@@ -144,16 +165,24 @@ func (r *Repo) prune(ctx context.Context, o PruneOptions) (*PruneReport, error) 
 			rep.Removed = append(rep.Removed, l)
 		}
 	}
-	watched := s.judge(c, o.AbortAll, rep)
+	if p.re != nil {
+		if err := p.stillOurs(c, s); err != nil {
+			return nil, err
+		}
+	}
+	watched := s.judge(c, p.o.AbortAll, rep)
+	if err := p.repack(ctx, rep); err != nil {
+		return nil, p.overtaken(ctx, c, err)
+	}
 	dead := s.dead(c, rep)
 	for _, i := range dead {
 		rep.Bytes += i.Size
 	}
 	rep.Objects = len(dead)
-	if o.DryRun || len(dead) == 0 && len(watched) == 0 {
+	if p.o.DryRun || len(dead) == 0 && len(watched) == 0 && p.re == nil {
 		return rep, nil
 	}
-	if err := r.commitPrune(ctx, c, rep, watched); err != nil {
+	if err := p.commit(ctx, c, rep, watched); err != nil {
 		return nil, err
 	}
 	for _, i := range dead {
@@ -161,7 +190,76 @@ func (r *Repo) prune(ctx context.Context, o PruneOptions) (*PruneReport, error) 
 			return nil, err
 		}
 	}
+	if p.re != nil {
+		return rep, r.st.Delete(ctx, folderSessions+p.re.token)
+	}
 	return rep, nil
+}
+
+// repack copies what is needed of packs that are mostly unused, once, and gives the backups that are kept lists that say so.
+func (p *pruner) repack(ctx context.Context, rep *PruneReport) error {
+	if !p.looked && !p.o.NoRepack {
+		p.looked = true
+		packs, err := p.r.planRepack(ctx, rep.Kept, &p.o, &p.plan)
+		if err != nil {
+			return err
+		}
+		if len(packs) > 0 {
+			if p.plan.Postponed, err = p.r.busy(ctx, rep.Open); err != nil {
+				return err
+			}
+			if !p.plan.Postponed && !p.o.DryRun {
+				p.re, err = p.r.newRepacker(ctx, packs, p.o.Progress)
+				if err != nil {
+					return err
+				}
+			}
+		}
+	}
+	rep.Repack = p.plan
+	if p.re == nil {
+		return nil
+	}
+	if err := p.re.settle(ctx, rep.Kept); err != nil {
+		return err
+	}
+	p.re.report(rep.Kept, &rep.Repack)
+	return nil
+}
+
+// overtaken: what could not be read was taken away by another prune meanwhile, and it is all done again; else err stands.
+func (p *pruner) overtaken(ctx context.Context, c *Chain, err error) error {
+	if !errors.Is(err, ErrDamaged) && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	now, cerr := p.r.Chain(ctx)
+	if cerr != nil || now.Head == c.Head {
+		return err
+	}
+	p.looked, p.plan = false, RepackReport{}
+	if p.re == nil {
+		return errStale
+	}
+	token := p.re.token
+	p.re = nil
+	if err := p.r.st.Delete(ctx, folderSessions+token); err != nil { // what it stored is garbage like any other
+		return err
+	}
+	return errStale
+}
+
+// stillOurs takes the session of a repacking out of what is judged. If another prune gave it up meanwhile, its packs may be gone, and the
+// repacking begins anew.
+func (p *pruner) stillOurs(c *Chain, s *surveyed) error {
+	for _, l := range c.Links {
+		if l.Kind == Prune && slices.Contains(l.Aborted, p.re.token) {
+			p.re, p.looked, p.plan = nil, false, RepackReport{}
+			return errStale
+		}
+	}
+	delete(s.sessions, p.re.token)
+	s.own = p.re.token
+	return nil
 }
 
 // sweepAfter is how old an unfinished upload of one object must be: none takes a day.
@@ -180,12 +278,15 @@ func (r *Repo) sweep(ctx context.Context, o PruneOptions) (int, error) {
 	return s.Sweep(ctx, r.o.Now().Add(-age))
 }
 
-func (r *Repo) commitPrune(ctx context.Context, c *Chain, rep *PruneReport, watched map[string]int) error {
-	inv := Inventory{Kind: Prune, Aborted: rep.Aborted, Watched: watched}
+func (p *pruner) commit(ctx context.Context, c *Chain, rep *PruneReport, watched map[string]int) error {
+	inv := Inventory{Kind: Prune, Aborted: rep.Aborted, Watched: watched, Moved: movedOf(rep.Kept)}
+	if p.re != nil {
+		inv.Session = p.re.token
+	}
 	for _, l := range rep.Kept {
 		inv.Live = append(inv.Live, Live{Seq: l.Seq, Digest: hex.EncodeToString(l.Digest[:])})
 	}
-	l, err := r.commit(ctx, c, inv, Details{}, func(*Link) error { return errStale })
+	l, err := p.r.commit(ctx, c, inv, Details{}, func(*Link) error { return errStale })
 	if errors.Is(err, ErrFenced) {
 		return errStale
 	}
@@ -200,6 +301,7 @@ func (r *Repo) commitPrune(ctx context.Context, c *Chain, rep *PruneReport, watc
 type surveyed struct {
 	objects  []store.Info // packs, lists, manifests, archive pieces
 	sessions map[string]int
+	own      string // session of this prune itself
 }
 
 func (r *Repo) survey(ctx context.Context) (*surveyed, error) {
@@ -289,7 +391,7 @@ func (s *surveyed) dead(c *Chain, rep *PruneReport) []store.Info {
 			if !s.deadPiece(n, oldest, gone) {
 				continue
 			}
-		case need[i.Name] || slices.Contains(rep.Open, sessionOf(i.Name)):
+		case need[i.Name] || sessionOf(i.Name) == s.own || slices.Contains(rep.Open, sessionOf(i.Name)):
 			continue
 		}
 		out = append(out, i)

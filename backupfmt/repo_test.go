@@ -62,6 +62,13 @@ func (w *world) options() Options {
 	return Options{Secret: keyFile, Now: w.clock.Now, PackSize: 64 << 10, Workers: 2}
 }
 
+// Add moves the clock.
+func (c *clock) Add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.t = c.t.Add(d)
+}
+
 func newWorld(t *testing.T, seed uint64) *world {
 	t.Helper()
 	w := &world{

@@ -37,9 +37,10 @@ type runWriter struct {
 	packs  []*Ref
 	old    map[string]int // packs of older runs, by name
 
-	list  []byte
-	prev  *item
-	lists []*Ref
+	list   []byte
+	prev   *item
+	lists  []*Ref
+	placed func(*item) // gets the items instead of a list; may be nil
 
 	stats runStats
 }
@@ -127,7 +128,15 @@ func (w *runWriter) cut() error {
 		it.pack = w.reuse(w.base.packs[it.pack])
 	} else if known = w.found.find(&it); known {
 		it.pack = w.reuse(w.found.packs[it.pack].ref)
-	} else {
+	}
+	err = w.gather(it, raw, known)
+	w.block.Take(raw) // the buffer is used again
+	return err
+}
+
+// gather adds a chunk to the current frame; if it is stored elsewhere (known), only its item.
+func (w *runWriter) gather(it item, raw []byte, known bool) error {
+	if !known {
 		if w.cur.raw == nil {
 			w.cur.raw = borrow(&w.r.frameBufs, w.frame+chunkMost)
 		}
@@ -136,7 +145,6 @@ func (w *runWriter) cut() error {
 		w.stats.NewChunks++
 	}
 	w.cur.items, w.cur.known = append(w.cur.items, it), append(w.cur.known, known)
-	w.block.Take(raw) // the buffer is used again
 	if len(w.cur.raw) >= w.frame || len(w.cur.items) >= 4096 {
 		return w.endFrame()
 	}
@@ -199,18 +207,28 @@ func (w *runWriter) place() error {
 			w.chunks = append(w.chunks, it.id[:]...)
 			w.chunks = binary.AppendUvarint(w.chunks, uint64(it.length))
 		}
-		w.list = it.append(w.list, w.prev)
-		w.prev = it
-		if len(w.list) >= listSize {
-			if err := w.endList(); err != nil {
-				return err
-			}
+		if err := w.note(it); err != nil {
+			return err
 		}
 	}
 	if w.pack != nil && w.pack.Len() >= w.r.o.PackSize {
 		return w.endPack()
 	}
 	return w.ctx.Err()
+}
+
+// note takes the item of a chunk that has its place into the list.
+func (w *runWriter) note(it *item) error {
+	if w.placed != nil {
+		w.placed(it)
+		return nil
+	}
+	w.list = it.append(w.list, w.prev)
+	w.prev = it
+	if len(w.list) >= listSize {
+		return w.endList()
+	}
+	return nil
 }
 
 func (w *runWriter) addFrame(p object.Packed) (object.Frame, error) {

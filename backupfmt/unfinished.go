@@ -141,44 +141,88 @@ func (r *Repo) findSession(ctx context.Context, u *unfinished, session string) e
 
 // findPack adds the chunks of one pack.
 func (r *Repo) findPack(ctx context.Context, u *unfinished, session string, i store.Info) error {
-	id, ok := lastID(i.Name)
-	if !ok {
-		return nil
-	}
-	head, err := r.st.GetRange(ctx, i.Name, 0, object.HeaderSize)
-	if err != nil {
+	x, err := r.readPackIndex(ctx, i.Name, i.Size)
+	if err != nil || x == nil {
 		return err
+	}
+	for frame, chunks := range x.chunks {
+		offset := uint32(0)
+		for _, c := range chunks {
+			u.chunks = append(u.chunks, foundChunk{id: c.id, pack: uint32(len(u.packs)), frame: uint32(frame), offset: offset, length: c.length})
+			offset += c.length
+		}
+	}
+	u.packs = append(u.packs, foundPack{ref: Ref{Name: i.Name, Size: x.size, Digest: fmt.Sprintf("%x", x.digest[:])}, session: session, frames: x.frames})
+	return nil
+}
+
+// packIndex is what a pack says about itself.
+type packIndex struct {
+	digest object.Digest
+	size   int64 // when it was first written
+	frames []object.Frame
+	chunks [][]indexedChunk // by frame
+}
+
+type indexedChunk struct {
+	id     chunkID
+	length uint32
+}
+
+// readPackIndex reads what a pack of that size holds from its directory, with two small reads; nil if that does not say.
+func (r *Repo) readPackIndex(ctx context.Context, name string, size int64) (*packIndex, error) {
+	id, ok := lastID(name)
+	if !ok {
+		return nil, nil
+	}
+	head, err := r.st.GetRange(ctx, name, 0, object.HeaderSize)
+	if err != nil {
+		return nil, err
 	}
 	h, err := object.ParseHeader(head)
-	if err != nil || h.Size() != i.Size {
-		return err
+	if err != nil || h.Size() != size && h.FirstSize() != size {
+		return nil, err
+	}
+	if h.Resealed { // with its identity
+		if head, err = r.st.GetRange(ctx, name, 0, object.HeaderSize+int64(h.Shift())); err != nil {
+			return nil, err
+		}
 	}
 	at, n := h.End()
-	end, err := r.st.GetRange(ctx, i.Name, at, n)
+	end, err := r.st.GetRange(ctx, name, at, n)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c, err := object.OpenDirectory(head, end, object.Pack, r.id, &id, r.opening(ctx))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	p := foundPack{ref: Ref{Name: i.Name, Size: i.Size, Digest: fmt.Sprintf("%x", c.Digest[:])}, session: session, frames: c.Places}
-	before := len(u.chunks)
+	x := parsePackIndex(c)
+	if x != nil {
+		x.size = h.FirstSize()
+	}
+	return x, nil
+}
+
+// parsePackIndex decodes the directory of a pack; nil if it is in a form without numbers, of an older program.
+func parsePackIndex(c *object.Content) *packIndex {
+	x := &packIndex{digest: c.Digest, frames: slices.Clone(c.Places)}
+	for i := range x.frames { // as lists name them
+		x.frames[i].Offset -= c.Header.Shift()
+	}
 	d := decoder{b: c.Extra}
-	for frame := range c.Places {
-		offset := uint32(0)
+	for range c.Places {
+		var chunks []indexedChunk
 		for n := d.number(uint64(len(d.b))); n > 0 && !d.bad; n-- {
-			chunk := foundChunk{pack: uint32(len(u.packs)), frame: uint32(frame), offset: offset}
-			copy(chunk.id[:], d.take(16))
-			chunk.length = d.u32()
-			offset += chunk.length
-			u.chunks = append(u.chunks, chunk)
+			var k indexedChunk
+			copy(k.id[:], d.take(16))
+			k.length = d.u32()
+			chunks = append(chunks, k)
 		}
+		x.chunks = append(x.chunks, chunks)
 	}
 	if d.bad || len(d.b) > 0 {
-		u.chunks = u.chunks[:before]
 		return nil
 	}
-	u.packs = append(u.packs, p)
-	return nil
+	return x
 }

@@ -488,7 +488,38 @@ func (v *verifier) whole(ctx context.Context, name string, users []uint64, ref *
 	return nil
 }
 
+// outdated takes back what was found missing because a prune took it away during the verification.
+func (v *verifier) outdated(ctx context.Context) error {
+	gone := func(d Damage) bool {
+		return d.Kind == "missing" && hasAnyPrefix(d.Object, []string{folderPacks, folderLists, folderManifest})
+	}
+	if v.rep.Chain.Head == 0 || !slices.ContainsFunc(v.rep.Damage, gone) {
+		return nil
+	}
+	c, err := v.r.chain(ctx, v.r.fresh)
+	if errors.Is(err, ErrDamaged) {
+		return nil // the damage stands
+	}
+	if err != nil || !slices.ContainsFunc(c.Links, func(l *Link) bool { return l.Kind == Prune && l.Seq > v.rep.Chain.Head }) {
+		return err
+	}
+	named := map[string]bool{}
+	for _, l := range c.Links {
+		named[manifestName(l.Seq)] = true
+		for _, refs := range [][]Ref{l.Packs, l.Lists} {
+			for _, ref := range refs {
+				named[ref.Name] = true
+			}
+		}
+	}
+	v.rep.Damage = slices.DeleteFunc(v.rep.Damage, func(d Damage) bool { return gone(d) && !named[d.Object] })
+	return nil
+}
+
 func (v *verifier) finish(ctx context.Context) error {
+	if err := v.outdated(ctx); err != nil {
+		return err
+	}
 	slices.SortStableFunc(v.rep.Damage, func(a, b Damage) int { return strings.Compare(a.Object, b.Object) })
 	if v.ledger == nil {
 		return nil

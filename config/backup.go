@@ -39,6 +39,7 @@ type Backup struct {
 
 	KeepDaily  time.Duration // the newest backup of each day, this far back
 	KeepHourly time.Duration // the newest backup of each hour, this far back
+	MaxUnused  float64       // share of the stored packs that may be unused before a prune stores them anew
 	MaxChain   int64         // incrementals after a full backup
 	HoldLog    int64         // bytes of log kept for an archive that cannot be reached
 	ScratchDir string        // where drills restore to; empty: the system's temporary directory
@@ -92,6 +93,9 @@ var backupSettings = []setting{
 	durationSetting("backup.keep_hourly", "168h", 0, 100*365*24*time.Hour,
 		func(c *Config) *time.Duration { return &c.Backup.KeepHourly },
 		"Keep the newest backup of every hour this far back (7 days)."),
+	shareSetting("backup.max_unused", "15%", func(c *Config) *float64 { return &c.Backup.MaxUnused },
+		"The share of the stored packs that no kept backup needs any more and that is let be. When it is more, the daily prune",
+		"stores what is needed of the emptiest packs anew and removes these. 100%: never."),
 	countSetting("backup.max_chain", "24", 1, 1000, func(c *Config) *int64 { return &c.Backup.MaxChain },
 		"Incrementals that may follow a full backup; the next one is a full one again. It stores only what changed."),
 	sizeSetting("backup.hold_log", "2GiB", 0, tib, func(c *Config) *int64 { return &c.Backup.HoldLog },

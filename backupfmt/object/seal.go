@@ -345,8 +345,8 @@ func (c *Content) places(raw []byte, from, to int) error {
 // End is where the directory and the first footer of an object lie.
 func (h *Header) End() (off, n int64) { return h.covered() - int64(h.Dir), int64(h.Dir) + FooterSize }
 
-// OpenDirectory reads where the frames of an object are, and what its kind keeps beside that, from its first HeaderSize bytes and its End:
-// for objects without a clear section. Frames cannot be read from the result. The digest is what the footer says.
+// OpenDirectory reads where the frames of an object are, and what its kind keeps beside that, from its header and clear section and its End. Frames
+// cannot be read from the result. The digest is what the footer says, or the identity of an object that was resealed.
 func OpenDirectory(header, end []byte, kind Kind, repo ID, id *ID, keys KeySource) (*Content, error) {
 	o, err := NewOpener(header, kind, repo, id, keys)
 	if err != nil {
@@ -354,10 +354,10 @@ func OpenDirectory(header, end []byte, kind Kind, repo ID, id *ID, keys KeySourc
 	}
 	h := &o.Header
 	at, n := h.End()
-	if h.Clear != 0 || int64(len(end)) != n {
+	if int64(len(header)) != HeaderSize+int64(h.Clear) || int64(len(end)) != n || h.Resealed && h.Clear < identitySize {
 		return nil, fmt.Errorf("%w: no directory to be read alone", ErrDamaged)
 	}
-	sum := sum256(nil)
+	sum := sum256(header[HeaderSize:])
 	raw, err := o.open(h.Frames, true, end[:h.Dir], &sum)
 	if err != nil {
 		return nil, err
@@ -366,8 +366,8 @@ func OpenDirectory(header, end []byte, kind Kind, repo ID, id *ID, keys KeySourc
 	if !ok || f.layout.covered != h.covered() || f.id != h.ID {
 		return nil, fmt.Errorf("%w: footer", ErrDamaged)
 	}
-	c := &Content{Header: *h, Digest: f.digest, opener: o}
-	return c, c.places(raw, HeaderSize, int(at))
+	c := &Content{Header: *h, Digest: h.identity(header, f.digest), opener: o}
+	return c, c.places(raw, len(header), int(at))
 }
 
 // Frame opens frame i.

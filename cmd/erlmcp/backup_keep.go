@@ -22,6 +22,11 @@ newest backup, so a wrong clock removes nothing.
 It first commits what still counts and deletes afterwards: it may be interrupted or killed anywhere, and the next one goes on. Backups may
 run meanwhile; a backup that stored nothing between two prunes is given up (--abort-all gives up all of them at once).
 
+Chunks are kept in packs. When more than --max-unused of the packs' bytes is of chunks that no kept backup needs (default: backup.max_unused, 15%), the
+emptiest packs are stored anew without them, until half of that is left; the backups keep their numbers. --no-repack lets all packs be. While a backup runs, or one
+was interrupted and is not given up yet, nothing is stored anew; a backup that begins meanwhile and shares such a pack fails with a clear error and
+is not lost: the next one goes on with what it had stored. --dry-run says what would be read, written and freed.
+
 Uploads in parts that a killed process began in a bucket, and temporary files in a directory, are removed when they are a day old, with --abort-all
 at once.
 
@@ -38,12 +43,16 @@ func (a *app) backupPruneCommand() *cobra.Command {
 	}
 	r := a.repoFlags(cmd).signing(cmd)
 	var hourly, daily time.Duration
+	var unused string
+	var share float64
 	f := cmd.Flags()
 	f.IntVar(&o.Policy.Last, "keep-last", 1, "keep the newest `N` backups")
 	f.DurationVar(&hourly, "keep-hourly", 0, "keep the newest of every hour this far back (default: backup.keep_hourly)")
 	f.DurationVar(&daily, "keep-daily", 0, "keep the newest of every day this far back (default: backup.keep_daily)")
 	f.BoolVar(&o.AbortAll, "abort-all", false, "give up every unfinished backup at once")
-	f.BoolVar(&o.DryRun, "dry-run", false, "only say what would be removed")
+	f.BoolVar(&o.DryRun, "dry-run", false, "only say what would be removed, and stored anew")
+	f.StringVar(&unused, "max-unused", "", "`SHARE` of the packs that may be unused, 0.1% to 100%, before they are stored anew (default: backup.max_unused)")
+	f.BoolVar(&o.NoRepack, "no-repack", false, "store no packs anew")
 	run := r.runOnRepo(func(ctx context.Context, repo *backupfmt.Repo, cfg *config.Config, m *meter) error {
 		o.Policy.Hourly, o.Policy.Daily = cfg.Backup.KeepHourly, cfg.Backup.KeepDaily
 		if f.Changed("keep-hourly") {
@@ -51,6 +60,13 @@ func (a *app) backupPruneCommand() *cobra.Command {
 		}
 		if f.Changed("keep-daily") {
 			o.Policy.Daily = daily
+		}
+		o.MaxUnused = cfg.Backup.MaxUnused
+		if share != 0 {
+			o.MaxUnused = share
+		}
+		o.Progress = func(done, total int64) {
+			m.tell(backup.Progress{Phase: "repack", Done: done, Total: total, Unit: "bytes"})
 		}
 		rep, err := repo.Prune(ctx, o)
 		if err != nil {
@@ -63,6 +79,12 @@ func (a *app) backupPruneCommand() *cobra.Command {
 		if o.Policy.Last < 1 || hourly < 0 || daily < 0 {
 			return errUsage("--keep-last must be at least 1, --keep-hourly and --keep-daily not negative")
 		}
+		if unused != "" {
+			var err error
+			if share, err = config.ParseShare(unused); err != nil {
+				return errUsage("--max-unused: %w", err)
+			}
+		}
 		return run(cmd, args)
 	}
 	return cmd
@@ -70,16 +92,30 @@ func (a *app) backupPruneCommand() *cobra.Command {
 
 // pruned is the document of prune.
 type pruned struct {
-	DryRun  bool     `json:"dry_run,omitempty"`
-	Kept    []uint64 `json:"kept"`
-	Removed []uint64 `json:"removed"`
-	Aborted []string `json:"aborted,omitempty"` // unfinished backups that were given up
-	Open    []string `json:"open,omitempty"`    // unfinished backups that were left alone
-	Objects int      `json:"objects"`
-	Bytes   int64    `json:"bytes"`
-	Swept   int      `json:"swept,omitempty"`         // unfinished uploads and temporary files of processes that were killed
-	Merged  int      `json:"merged_pieces,omitempty"` // small pieces of the archived log that became
-	Into    int      `json:"merged_into,omitempty"`   // so many large ones
+	DryRun  bool      `json:"dry_run,omitempty"`
+	Kept    []uint64  `json:"kept"`
+	Removed []uint64  `json:"removed"`
+	Aborted []string  `json:"aborted,omitempty"` // unfinished backups that were given up
+	Open    []string  `json:"open,omitempty"`    // unfinished backups that were left alone
+	Objects int       `json:"objects"`
+	Bytes   int64     `json:"bytes"`
+	Swept   int       `json:"swept,omitempty"`         // unfinished uploads and temporary files of processes that were killed
+	Merged  int       `json:"merged_pieces,omitempty"` // small pieces of the archived log that became
+	Into    int       `json:"merged_into,omitempty"`   // so many large ones
+	Repack  *repacked `json:"repack,omitempty"`
+}
+
+// repacked is what was stored anew, or would be. All but packs and backups are bytes.
+type repacked struct {
+	Stored    int64 `json:"stored"` // packs that kept backups need, before
+	Unused    int64 `json:"unused"` // of these, that nobody needs, about
+	Packs     int   `json:"packs"`  // stored anew
+	Read      int64 `json:"read"`
+	Written   int64 `json:"written"`
+	Freed     int64 `json:"freed"`
+	Backups   int   `json:"backups,omitempty"` // that have their chunks elsewhere now
+	Left      int   `json:"left,omitempty"`    // packs that had to stay
+	Postponed bool  `json:"postponed,omitempty"`
 }
 
 func prunedOf(rep *backupfmt.PruneReport, dry bool) pruned {
@@ -92,10 +128,15 @@ func prunedOf(rep *backupfmt.PruneReport, dry bool) pruned {
 		}
 		return out
 	}
-	return pruned{
+	doc := pruned{
 		DryRun: dry, Kept: seqs(rep.Kept), Removed: seqs(rep.Removed), Aborted: rep.Aborted, Open: rep.Open, Objects: rep.Objects, Bytes: rep.Bytes,
 		Swept: rep.Swept, Merged: rep.Merged.Pieces, Into: rep.Merged.Into,
 	}
+	if rep.Repack.Stored > 0 {
+		r := repacked(rep.Repack)
+		doc.Repack = &r
+	}
+	return doc
 }
 
 func printPruned(a *app, p pruned) error {
@@ -106,6 +147,18 @@ func printPruned(a *app, p pruned) error {
 	_, err := fmt.Fprintf(a.out, "%s %d backups %v, %d objects, %s\nkept %d backups %v\n", verb, len(p.Removed), p.Removed, p.Objects, bytesText(p.Bytes), len(p.Kept), p.Kept)
 	if p.Merged > 0 {
 		_, err = fmt.Fprintf(a.out, "merged %d small pieces of the log into %d\n", p.Merged, p.Into)
+	}
+	if r := p.Repack; r != nil {
+		_, err = fmt.Fprintf(a.out, "packs hold %s, of which %s is not needed\n", bytesText(r.Stored), bytesText(r.Unused))
+		switch {
+		case r.Packs == 0:
+		case r.Postponed:
+			_, err = fmt.Fprintf(a.out, "%d packs are to be stored anew, which waits until no backup is unfinished\n", r.Packs)
+		case p.DryRun:
+			_, err = fmt.Fprintf(a.out, "would store %d packs anew: read %s, write %s, free %s\n", r.Packs, bytesText(r.Read), bytesText(r.Written), bytesText(r.Freed))
+		default:
+			_, err = fmt.Fprintf(a.out, "stored %d packs anew: read %s, wrote %s, freed %s\n", r.Packs, bytesText(r.Read), bytesText(r.Written), bytesText(r.Freed))
+		}
 	}
 	if p.Swept > 0 {
 		_, err = fmt.Fprintf(a.out, "removed %d unfinished uploads and temporary files\n", p.Swept)

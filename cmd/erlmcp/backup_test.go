@@ -462,6 +462,9 @@ func TestKeysRotatePruneConsolidateAndCopyWorkTogether(t *testing.T) {
 	require.Equal(t, []uint64{1, 2, 3, 4}, p.Removed)
 	v.result(&p, "backup", "prune", "--keep-hourly", "0", "--keep-daily", "0")
 	require.Equal(t, []uint64{full.Backup}, p.Kept)
+	require.NotNil(t, p.Repack)
+	require.NotZero(t, p.Repack.Stored)
+	require.Contains(t, v.must("backup", "prune", "--max-unused", "1%").stdout, "packs hold")
 
 	v.must("backup", "copy", "--to", v.dir("copy"))
 	require.Contains(t, v.must("backup", "copy", "--to", v.dir("copy")).stdout, "copied 0 objects")
@@ -489,6 +492,7 @@ func TestBackupCommandsRefuseWrongUsage(t *testing.T) {
 		{"backup", "verify", "--budget", "2", "--read-data", "--repo", "x"},
 		{"backup", "verify", "--budget", "2%", "--repo", "x"},
 		{"backup", "prune", "--keep-last", "0", "--repo", "x"},
+		{"backup", "prune", "--max-unused", "lots", "--repo", "x"},
 		{"backup", "copy", "--repo", "x"},
 		{"backup", "list", "--repo", "x", "--no-encryption", "--key-file", "y"},
 		{"backup", "list", "--repo", "x", "--key-file", "/nowhere/key"},

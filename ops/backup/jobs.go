@@ -152,11 +152,15 @@ func (s *Service) prune(ctx context.Context) (string, error) {
 	}
 	p := s.o.Policy
 	p.Last = max(p.Last, 1)
-	rep, err := repo.Prune(ctx, backupfmt.PruneOptions{Policy: p})
+	rep, err := repo.Prune(ctx, backupfmt.PruneOptions{Policy: p, MaxUnused: s.o.MaxUnused})
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%d backups kept, %d removed, %d objects and %d bytes deleted", len(rep.Kept), len(rep.Removed), rep.Objects, rep.Bytes), nil
+	text := fmt.Sprintf("%d backups kept, %d removed, %d objects and %d bytes deleted", len(rep.Kept), len(rep.Removed), rep.Objects, rep.Bytes)
+	if rep.Repack.Packs > 0 && !rep.Repack.Postponed {
+		text += fmt.Sprintf(", %d packs stored anew", rep.Repack.Packs)
+	}
+	return text, nil
 }
 
 // mergeFrom is how many pieces make a merging of the archive worth its listing. After an hour of writes there are up to 3600; a prune, once a day, merges too.

@@ -36,8 +36,9 @@ type Options struct {
 	Verify                          bool
 	ScrubBudget                     float64 // share of the bytes that a scrub reads, (0,1]
 	Policy                          backupfmt.Policy
-	MaxChain                        int   // default backupfmt.MaxChain
-	HoldLog                         int64 // bytes of log kept for an archive that cannot be reached
+	MaxUnused                       float64 // share of the stored packs that may be unused, see backupfmt.PruneOptions; 0: its default
+	MaxChain                        int     // default backupfmt.MaxChain
+	HoldLog                         int64   // bytes of log kept for an archive that cannot be reached
 
 	Scratch func() string                 // a fresh directory for a drill
 	Engine  engine.Options                // of the store that a drill restores

@@ -66,7 +66,7 @@ func (n *Node) newBackups(s *engine.Store) (*backup.Service, error) {
 	options := EngineOptions(n.cfg, n.o.Key, n.log.With("component", "drill"))
 	o := backup.Options{
 		Store: s, Archive: c.Archive, Verify: c.Verify, ScrubBudget: c.ScrubBudget, MaxChain: int(c.MaxChain), HoldLog: n.cfg.Storage.RetainLog + c.HoldLog,
-		Policy: backupfmt.Policy{Last: 1, Hourly: c.KeepHourly, Daily: c.KeepDaily}, Engine: options, Checks: integrity.DrillChecks,
+		Policy: backupfmt.Policy{Last: 1, Hourly: c.KeepHourly, Daily: c.KeepDaily}, MaxUnused: c.MaxUnused, Engine: options, Checks: integrity.DrillChecks,
 		Leader: n.leads, Life: func(ctx context.Context) (object.ID, error) { return n.lifeOf(ctx, s) },
 		Scratch: func() string { return ScratchDir(n.cfg, "", n.o.Now()) }, Logger: n.log.With("component", "backup"), Event: n.o.BackupEvent,
 	}
