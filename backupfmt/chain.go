@@ -100,9 +100,13 @@ func (r *Repo) chain(ctx context.Context, read linkReader) (*Chain, error) {
 	if err == nil {
 		err = r.checkSigned(c, head)
 	}
+	if err == nil {
+		err = r.checkSeen(c)
+	}
 	if err != nil {
 		return nil, err
 	}
+	r.Expect(c.Mark())
 	return c, nil
 }
 
@@ -251,7 +255,11 @@ func (r *Repo) commit(ctx context.Context, c *Chain, inv Inventory, det Details,
 		err = r.st.Create(ctx, manifestName(inv.Seq), b)
 		if err == nil {
 			l := &Link{Inventory: inv, Details: det, Digest: digest, Size: int64(len(b)), sig: r.ownSignature()}
-			return l, r.confirm(ctx, l)
+			err := r.confirm(ctx, l)
+			if err == nil {
+				r.Expect(markOf(l))
+			}
+			return l, err
 		}
 		if !errors.Is(err, store.ErrExists) {
 			return nil, err

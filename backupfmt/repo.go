@@ -98,6 +98,7 @@ type Repo struct {
 	first    uint32           // first one of this generation of keys, if it is not the first generation
 	rekeying bool             // keys of the generation before are still needed
 	links    map[string]*Link // by digest, hex: what Chain read
+	seen     Mark             // newest link that must be there
 }
 
 // at is the same repository, looked at in another way.
@@ -106,7 +107,7 @@ func (r *Repo) at(st store.Store) *Repo {
 	defer r.mu.Unlock()
 	return &Repo{
 		st: st, o: r.o, id: r.id, created: r.created, ctx: r.ctx, master: r.master, chunkKey: r.chunkKey, keyless: r.keyless, trust: r.trust,
-		epochs: maps.Clone(r.epochs), epoch: r.epoch, first: r.first, rekeying: r.rekeying,
+		epochs: maps.Clone(r.epochs), epoch: r.epoch, first: r.first, rekeying: r.rekeying, seen: r.seen,
 	}
 }
 

@@ -64,6 +64,7 @@ func (a *app) backupCommand() *cobra.Command {
 type repoFlags struct {
 	*settings
 	repo, keyFile, rate string
+	minHead             string   // a link that must be there
 	verifyFiles         []string // public keys
 	signFile            string
 	packSize            string
@@ -81,6 +82,7 @@ func (a *app) repoFlags(cmd *cobra.Command, flags ...settingFlag) *repoFlags {
 	f.StringVar(&r.rate, "limit-rate", "", "most bytes per second to and from the repository, `SIZE` such as 10MiB (default: backup.limit_rate)")
 	f.StringArrayVar(&r.verifyFiles, "verify-key-file", nil, "`FILE` of public keys: what none of them signed is refused; \"off\" looks at no signature "+
 		"(default: backup.verify_key_file)")
+	f.StringVar(&r.minHead, "min-head", "", "refuse a repository that was put back to before this `LINK`: its number, or number:digest, as backup list shows it")
 	f.BoolVar(&r.asJSON, "json", false, "print JSON")
 	return r
 }
@@ -126,6 +128,11 @@ func (r *repoFlags) target(cfg *config.Config) (t backup.Target, isKey bool, err
 	}
 	if t, err = r.locate(cfg, url); err != nil {
 		return t, false, err
+	}
+	if r.minHead != "" {
+		if t.AtLeast, err = backupfmt.ParseMark(r.minHead); err != nil {
+			return t, false, errUsage("--min-head: %w", err)
+		}
 	}
 	if err := r.signatures(cfg, &t); err != nil {
 		return t, false, err

@@ -106,6 +106,9 @@ incrementals follow the last full backup. An incremental reads the log, not the 
 change. A full backup reads every row and stores the ones that changed since the last full backup. It shares nothing with one of which
 objects are missing; with --fresh, with none.
 
+A server remembers the newest link of the chain that it has seen, in its own store. A repository that ends before it, or has another one in its place,
+was put back to an older state: it is refused, and --accept-rollback says that this was on purpose.
+
 The log between the previous backup and this one is stored too, so that every moment in between can be restored
 (--no-archive leaves it out).
 
@@ -136,6 +139,7 @@ func (a *app) backupCreateCommand() *cobra.Command {
 	f.StringVar(&to, "to", "", "with --format tar.gz or tar.gz.enc: `DIR` to write the archive and its .sha256 file to")
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{formatRepository, formatTar, formatSealedTar}, cobra.ShellCompDirectiveNoFileComp))
 	f.BoolVar(&o.Fresh, "fresh", false, "with --type full: share nothing with older backups, after damage that repair did not restore")
+	f.BoolVar(&o.AcceptRollback, "accept-rollback", false, "go on with a repository that was put back to an older state on purpose")
 	f.BoolVar(&o.NoArchive, "no-archive", false, "do not store the log behind the previous backup")
 	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions([]string{"auto", "full", "incremental"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

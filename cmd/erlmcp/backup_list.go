@@ -26,6 +26,7 @@ Exit codes: 0 shown; 1 the repository cannot be opened or its chain is damaged; 
 type listing struct {
 	Repository string           `json:"repository"`
 	ID         string           `json:"id"`
+	Head       backupfmt.Mark   `json:"head"` // newest link, for --min-head
 	Encrypted  bool             `json:"encrypted"`
 	Backups    []shownBackup    `json:"backups"`
 	Log        []backupfmt.Span `json:"log"`
@@ -62,7 +63,7 @@ func (a *app) backupListCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		doc := listing{Repository: repo.Store().String(), ID: repo.ID().String(), Encrypted: repo.Encrypted(), Backups: []shownBackup{}}
+		doc := listing{Repository: repo.Store().String(), ID: repo.ID().String(), Head: c.Mark(), Encrypted: repo.Encrypted(), Backups: []shownBackup{}}
 		for _, l := range c.Backups("") {
 			b := shownBackup{Created: backup.CreatedOf(repo, l), Label: l.Label, Life: l.Life}
 			b.signatureOf(l)
@@ -121,7 +122,7 @@ func printListing(out io.Writer, doc listing) error {
 			}
 		}
 	}
-	_, err := fmt.Fprintf(out, "repository %s, %s, %s\n", doc.ID, state, doc.Repository)
+	_, err := fmt.Fprintf(out, "repository %s, %s, head %s, %s\n", doc.ID, state, doc.Head, doc.Repository)
 	return err
 }
 

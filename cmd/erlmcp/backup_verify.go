@@ -181,6 +181,7 @@ func scrub(ctx context.Context, st store.Store, t backup.Target, o backupfmt.Ver
 	if err != nil {
 		return nil, err
 	}
+	repo.Expect(t.AtLeast)
 	return repo.Verify(ctx, o)
 }
 

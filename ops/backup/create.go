@@ -34,7 +34,10 @@ type CreateOptions struct {
 	Label     string // a note for people; stored sealed
 	NoArchive bool   // do not ship the log behind the previous backup: only the backups themselves can be restored, nothing in between
 	Fresh     bool   // a full backup that shares nothing with older ones
-	MaxChain  int    // incrementals after a full backup; 0: backupfmt.MaxChain
+
+	AcceptRollback bool // the repository may be older than the store has seen it: somebody put it back on purpose
+
+	MaxChain int // incrementals after a full backup; 0: backupfmt.MaxChain
 
 	archive *backupfmt.Archive // of the service; nil: opened if needed
 }
@@ -76,6 +79,11 @@ func Create(ctx context.Context, s *engine.Store, r *backupfmt.Repo, life object
 		return Created{}, err
 	}
 	defer src.Close() //nolint:errcheck // releases an image
+	if o.AcceptRollback {
+		r.Forget()
+	} else if err := Recall(ctx, s, r); err != nil {
+		return Created{}, err
+	}
 	archive := o.archive
 	warning := ""
 	if archive == nil && !o.NoArchive {

@@ -70,6 +70,10 @@ func advice(err error, where string) string {
 		return "give the private key with --sign-key-file, or the setting backup.sign_key_file; nothing was changed"
 	case errors.Is(err, backupfmt.ErrNotSigned):
 		return "if it never was, `erlmcp backup keys sign-begin --repo " + where + "` begins with it; if it was, somebody took the signatures away: look at a copy"
+	case errors.Is(err, backupfmt.ErrRolledBack):
+		return "backups that were there are gone from " + where + ", as when it was put back to an older state, or another copy was mounted in its place; nothing was changed. " +
+			"Compare with your copies (`erlmcp backup list`), and bring back what is missing with `erlmcp backup copy`. If an older state was put back on purpose, " +
+			"`erlmcp backup create --accept-rollback` goes on from there"
 	case errors.Is(err, backupfmt.ErrDamaged):
 		return fmt.Sprintf("`erlmcp backup verify --read-data --repo %s` names everything that is damaged and what it costs; `erlmcp backup repair` "+
 			"restores what parity allows", where)

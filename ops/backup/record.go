@@ -63,6 +63,9 @@ func (s *Service) record(ctx context.Context, name string, r Run) {
 	stored, inARow := *j, j.InARow
 	s.mu.Unlock()
 	stored.Next, stored.Skipped = stored.Next.Truncate(0), 0
+	if name != JobArchive {
+		s.keepSeen(ctx)
+	}
 	if err := s.save(ctx, stored); err != nil {
 		s.log.Warn("the outcome of a backup job could not be recorded", "job", name, "error", err)
 	}
@@ -100,14 +103,34 @@ func (s *Service) save(ctx context.Context, j JobState) error {
 	if err != nil {
 		return err
 	}
+	s.hush(res.Index)
+	return nil
+}
+
+// hush notes a change of the store that is no reason for a backup.
+func (s *Service) hush(written uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, index := range s.quiet {
-		if index+1 == res.Index {
-			s.quiet[name] = res.Index
+		if index+1 == written {
+			s.quiet[name] = written
 		}
 	}
-	return nil
+}
+
+// keepSeen remembers how far the repository is.
+func (s *Service) keepSeen(ctx context.Context) {
+	s.mu.Lock()
+	repo := s.repo
+	s.mu.Unlock()
+	if repo == nil {
+		return
+	}
+	index, err := remember(ctx, s.o.Store, repo, false)
+	if err != nil {
+		s.log.Warn("how far the repository is could not be recorded", "error", err)
+	}
+	s.hush(index)
 }
 
 // unchanged reports whether nothing but records was written since a job last saw the store.

@@ -272,6 +272,9 @@ func (s *Service) open(ctx context.Context) (*backupfmt.Repo, *backupfmt.Archive
 	if archive, err = repo.OpenArchive(ctx, life); err != nil {
 		return nil, nil, err
 	}
+	if err := Recall(ctx, s.o.Store, repo); err != nil {
+		return nil, nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.repo == nil {

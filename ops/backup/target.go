@@ -22,6 +22,7 @@ type Target struct {
 	Signer   *sign.PrivateKey // signs what is written; nil: nobody does
 	Trust    sign.Trust       // only what one of these keys, or Signer, signed counts; none of either: signatures are not looked at
 	PackSize int64            // of new packs, in bytes; 0: backupfmt's default
+	AtLeast  backupfmt.Mark   // a repository that ends before this link is refused; zero: none is
 	Rate     int64            // bytes per second, reads and writes together; 0: no limit
 
 	Now func() time.Time    `json:"-"` // default time.Now
@@ -85,7 +86,11 @@ func (t Target) Open(ctx context.Context) (*backupfmt.Repo, error) {
 	if err != nil {
 		return nil, err
 	}
-	return backupfmt.Open(ctx, st, t.options())
+	r, err := backupfmt.Open(ctx, st, t.options())
+	if err == nil {
+		r.Expect(t.AtLeast)
+	}
+	return r, err
 }
 
 // Init makes the repository. isKey: the secret is a key of keys.KeySize bytes, which needs no stretching; else kdf stretches it.

@@ -136,6 +136,9 @@ func (n *Node) Backup(ctx context.Context, r admin.BackupRequest, report backup.
 		if life, err = n.lifeOf(ctx, p.store); err == nil {
 			created, err = backup.Create(ctx, p.store, repo, life, r.Options, report)
 		}
+		if err == nil && !created.Unchanged {
+			err = backup.Remember(ctx, p.store, repo, r.Options.AcceptRollback)
+		}
 	}
 	if ctx.Err() == nil && !created.Unchanged {
 		run := backup.Run{Began: began, Seconds: n.o.Now().Sub(began).Seconds(), OK: err == nil, Result: created.Text()}
