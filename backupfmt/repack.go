@@ -122,7 +122,7 @@ func (r *Repo) newRepacker(ctx context.Context, packs []*packUse, progress func(
 	if k.token, err = r.session(ctx, repackKind); err != nil {
 		return nil, err
 	}
-	w, err := r.newRunWriter(ctx, k.token, nil)
+	w, err := r.newRunWriter(ctx, k.token, nil, frameSize)
 	if err != nil {
 		return k, err
 	}
@@ -212,7 +212,7 @@ func (k *repacker) settle(ctx context.Context, kept []*Link) error {
 
 // rewrite stores the lists of a backup anew.
 func (k *repacker) rewrite(ctx context.Context, l *Link) (*movedRun, error) {
-	w, err := k.r.newRunWriter(ctx, k.token, nil)
+	w, err := k.r.newRunWriter(ctx, k.token, nil, frameSize)
 	if err != nil {
 		return nil, err
 	}
