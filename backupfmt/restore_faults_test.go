@@ -143,7 +143,7 @@ func changes(fs vfs.FS, fn func(n int, op errorfs.Op) error) vfs.FS {
 // TestARestoreMayBeKilledAtEveryFileOperation looks at the disk before each operation of a restore that changes it, as a kill -9 leaves
 // it, as a power failure leaves it, and in between.
 func TestARestoreMayBeKilledAtEveryFileOperation(t *testing.T) {
-	step := everyPoint(41)
+	step := everyPoint(71)
 	for i, replace := range []bool{false, true} {
 		r := newRestoring(t, uint64(400+i))
 		mem := vfs.NewCrashableMem()
@@ -184,7 +184,7 @@ func TestARestoreOnADiskThatFailsLeavesNothingWrong(t *testing.T) {
 	for _, replace := range []bool{false, true} {
 		for mode, boom := range []error{syscall.ENOSPC, syscall.EIO, syscall.ENOSPC} {
 			failed, harmless := 0, 0
-			step := everyPoint(51 + 10*mode)
+			step := everyPoint(71 + 10*mode)
 			for n := 1; ; n += step {
 				fs := vfs.NewMem()
 				if replace {
