@@ -36,7 +36,9 @@ type applier struct {
 
 	// The open group: decided but not yet visible.
 	batch    *pebble.Batch
-	iter     *pebble.Iterator
+	iter     *pebble.Iterator // for point reads
+	files    *pebble.Iterator // the same without memtables: everything up to filesTo
+	filesTo  uint64
 	overlay  map[string]overlayRow // rows the group changed
 	diffs    []indexDiff
 	lanes    lanes
@@ -93,7 +95,7 @@ func (s *Store) applyGroup(entries []wal.Entry, outs []ApplyOutcome) []ApplyOutc
 	}
 	if err != nil {
 		// Nothing of this call may be acknowledged, not even what was published: callers treat ErrFailed as unknown.
-		err = s.fail("apply", errors.Join(err, a.closeIter()))
+		err = s.fail("apply", errors.Join(err, a.closeIters()))
 		outs = outs[:start]
 		for i := range entries {
 			outs = append(outs, ApplyOutcome{Index: entries[i].Index, Err: err})
@@ -115,7 +117,7 @@ func (s *Store) failIfBroken() error {
 func (a *applier) abandon() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	_ = a.closeIter() // its error is known already, it ended the group
+	_ = a.closeIters() // its error is known already, it ended the group
 	if a.batch != nil {
 		_ = a.batch.Close()
 		a.batch = nil
@@ -229,13 +231,22 @@ func (s *Store) applyRecorded(ws *WriteSet, out *ApplyOutcome) (byte, error) {
 
 // withRow calls fn with the newest raw value of a row, which is only valid during the call.
 func (s *Store) withRow(rowKey []byte, fn func(raw []byte) error) (found bool, err error) {
+	t, known := s.ap.traces.get(rowKey)
+	if known && !t.present && !s.distrust {
+		return false, nil
+	}
+	return s.lookUp(rowKey, known, fn)
+}
+
+// lookUp is withRow for a row whose trace was looked for.
+func (s *Store) lookUp(rowKey []byte, known bool, fn func(raw []byte) error) (found bool, err error) {
 	if o, ok := s.ap.overlay[string(rowKey)]; ok {
 		if !o.present {
 			return false, nil
 		}
 		return true, fn(o.raw)
 	}
-	it, err := s.groupIter()
+	it, err := s.rowIter(known)
 	if err != nil {
 		return false, s.storeErr("read", rowKey, err)
 	}
@@ -255,11 +266,26 @@ func (s *Store) withRow(rowKey []byte, fn func(raw []byte) error) (found bool, e
 	return true, fn(raw)
 }
 
-// groupIter returns the iterator that serves the group's point reads: beside the overlay, rows do not change until
-// the group is published. Unlike DB.Get it uses the filters of the last level too, so that looking for the old
-// version of a new row does not read a block.
-func (s *Store) groupIter() (*pebble.Iterator, error) {
+// rowIter returns an iterator for a point read: beside the overlay, rows do not change until the group is published. Unlike
+// DB.Get it uses the filters of the last level too, so that looking for the old version of a new row does not read a block.
+//
+// A row that is not remembered was last written before traces.forgotten. When everything up to there is flushed, the row is in
+// the files or nowhere, and memtables, which cost the most, are left out.
+func (s *Store) rowIter(known bool) (*pebble.Iterator, error) {
 	a := &s.ap
+	if !known && !s.distrust {
+		if a.files != nil && a.filesTo >= a.traces.forgotten {
+			return a.files, nil
+		}
+		if to := s.flush.durable.Load(); to >= a.traces.forgotten {
+			if err := closeIter(&a.files); err != nil {
+				return nil, err
+			}
+			it, err := s.db.NewIter(&pebble.IterOptions{UseL6Filters: true, OnlyReadGuaranteedDurable: true})
+			a.files, a.filesTo = it, to
+			return it, err
+		}
+	}
 	if a.iter == nil {
 		it, err := s.db.NewIter(&pebble.IterOptions{UseL6Filters: true})
 		if err != nil {
@@ -270,13 +296,15 @@ func (s *Store) groupIter() (*pebble.Iterator, error) {
 	return a.iter, nil
 }
 
-// closeIter ends the reads of a group.
-func (a *applier) closeIter() error {
-	if a.iter == nil {
+// closeIters ends the reads of a group.
+func (a *applier) closeIters() error { return errors.Join(closeIter(&a.iter), closeIter(&a.files)) }
+
+func closeIter(it **pebble.Iterator) error {
+	if *it == nil {
 		return nil
 	}
-	err := a.iter.Close()
-	a.iter = nil
+	err := (*it).Close()
+	*it = nil
 	return err
 }
 
@@ -354,7 +382,7 @@ func (s *Store) replace(op *Op) (existed bool, err error) {
 		}
 		return true, s.takeOut(t.deadline, &t.hash)
 	}
-	existed, err = s.withRow(a.row, func(raw []byte) error {
+	existed, err = s.lookUp(a.row, known, func(raw []byte) error {
 		old, err := s.decodeRow(a.row, raw, false)
 		if err != nil {
 			return err
@@ -410,7 +438,7 @@ func (s *Store) encodeRow(dst, rowKey []byte, mod uint64, deadline int64, value 
 // publish makes the open group visible in one step.
 func (s *Store) publish() error {
 	a := &s.ap
-	if err := a.closeIter(); err != nil {
+	if err := a.closeIters(); err != nil {
 		return s.storeErr("read", nil, err)
 	}
 	if a.batch == nil {

@@ -20,7 +20,7 @@ func (s *Store) recover() error {
 	}
 	s.applied.Store(row.index)
 	s.lanes = row.lanes
-	s.ap.index, s.ap.lanes = row.index, row.lanes
+	s.ap.index, s.ap.lanes, s.ap.traces.forgotten = row.index, row.lanes, row.index
 	s.hashes.put(row.index, row.lanes)
 	s.flush.durable.Store(row.index)
 	s.win = newWindow(row.index)

@@ -23,6 +23,8 @@ type traces struct {
 	slots []traceSlot // a power of two, nil: none yet
 	used  int
 	limit int // of len(slots); 0: nothing is remembered
+	// forgotten: a row that is not remembered was not written after this index.
+	forgotten uint64
 }
 
 type traceSlot struct {
@@ -35,11 +37,12 @@ const (
 	traceWays     = 4
 	traceKeyBytes = 71 // a slot is 128 bytes; rows with longer keys are not remembered
 	firstTraces   = 1 << 10
+	fewestTraces  = 4 * traceWays
 )
 
 func newTraces(rows int) traces {
 	t := traces{seed: maphash.MakeSeed()}
-	for n := firstTraces; n <= rows; n *= 2 {
+	for n := fewestTraces; n <= rows; n *= 2 {
 		t.limit = n
 	}
 	return t
@@ -62,6 +65,7 @@ func (t *traces) get(rowKey []byte) (trace, bool) {
 // put remembers a row that was just written or removed.
 func (t *traces) put(rowKey []byte, row trace) {
 	if t.limit == 0 || len(rowKey) > traceKeyBytes {
+		t.forgotten = max(t.forgotten, row.mod)
 		return
 	}
 	if len(t.slots) == 0 {
@@ -69,11 +73,15 @@ func (t *traces) put(rowKey []byte, row trace) {
 	}
 	for {
 		s := t.place(rowKey)
-		if s.n != 0 && string(s.key[:s.n]) != string(rowKey) && len(t.slots) < t.limit && t.used >= len(t.slots)/4 {
+		other := s.n != 0 && string(s.key[:s.n]) != string(rowKey)
+		if other && len(t.slots) < t.limit && t.used >= len(t.slots)/4 {
 			t.grow()
 			continue
 		}
-		if s.n == 0 {
+		switch {
+		case other:
+			t.forgotten = max(t.forgotten, s.mod)
+		case s.n == 0:
 			t.used++
 		}
 		s.trace, s.n = row, uint8(copy(s.key[:], rowKey))

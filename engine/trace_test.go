@@ -94,3 +94,39 @@ func TestOverwritingReadsOnlyRowsWithIndexes(t *testing.T) {
 		})
 	}
 }
+
+// A row that is not remembered is looked for in the files alone once everything that was forgotten is flushed, and in memory too before that.
+func TestForgottenRowsAreFound(t *testing.T) {
+	o := small(vfs.NewMem())
+	o.RecentRows = 16
+	s := open(t, o)
+	for round := range 4 {
+		for i := range 100 {
+			put(t, s, "t", fmt.Sprint(i), fmt.Sprintf("%d in %d", i, round))
+			if i == 50*(round%2) {
+				_, err := s.Checkpoint()
+				require.NoError(t, err)
+			}
+		}
+	}
+	for i := range 100 {
+		put(t, s, "new", fmt.Sprint(i), "a row that was never there")
+	}
+	require.NotZero(t, s.ap.traces.forgotten)
+	rep, err := s.Verify(bg)
+	require.NoError(t, err)
+	require.Empty(t, rep.Findings, "every old version was taken out of the state hash once")
+
+	_, err = s.Checkpoint()
+	require.NoError(t, err)
+	s.ap.mu.Lock()
+	defer s.ap.mu.Unlock()
+	it, err := s.rowIter(false)
+	require.NoError(t, err)
+	require.Same(t, s.ap.files, it)
+	s.ap.traces.forgotten = s.ap.index + 1
+	it, err = s.rowIter(false)
+	require.NoError(t, err)
+	require.Same(t, s.ap.iter, it)
+	require.NoError(t, s.ap.closeIters())
+}

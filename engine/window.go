@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"hash/maphash"
 	"sync"
 )
 
@@ -24,8 +25,9 @@ type window struct {
 	mu      sync.Mutex
 	pending map[foot]int
 	waiters map[foot][]chan struct{} // transactions waiting for their turn at a contended footprint
-	recent  map[foot]uint64          // footprint -> index of its last write, for those in ring
-	ring    []footAt                 // ascending by index, from head
+	seed    maphash.Seed
+	recent  map[uint64]uint64 // hash of a footprint -> index of its last write, for those in ring
+	ring    []footAt          // ascending by index, from head
 	head    int
 	floor   uint64 // every write above floor is in ring
 
@@ -36,13 +38,14 @@ type window struct {
 
 type footAt struct {
 	foot  foot
+	hash  uint64
 	index uint64
 }
 
 func newWindow(applied uint64) *window {
 	return &window{
-		pending: map[foot]int{}, waiters: map[foot][]chan struct{}{}, recent: map[foot]uint64{},
-		floor: applied,
+		pending: map[foot]int{}, waiters: map[foot][]chan struct{}{}, recent: map[uint64]uint64{},
+		seed: maphash.MakeSeed(), floor: applied,
 	}
 }
 
@@ -59,10 +62,13 @@ type rangeRead struct {
 	span
 }
 
+// hash stands for a footprint in recent. Two that collide cost a retry or a look at the rows, no correctness.
+func (w *window) hash(f foot) uint64 { return maphash.Comparable(w.seed, f) }
+
 // check looks for writes above snapshot in what was read. ok is false if the window does not reach back that far.
 func (w *window) check(points []foot, ranges []rangeRead, snapshot uint64) (c *conflict, ok bool) {
 	for _, f := range points {
-		if i := w.recent[f]; i > snapshot {
+		if i := w.recent[w.hash(f)]; i > snapshot {
 			return &conflict{foot: f, index: i}, true
 		}
 		if w.pending[f] > 0 {
@@ -115,7 +121,7 @@ func (w *window) untouched(points []foot, ranges []rangeRead, snapshot uint64) b
 		return false
 	}
 	for _, f := range points {
-		if w.recent[f] > snapshot {
+		if w.recent[w.hash(f)] > snapshot {
 			return false
 		}
 	}
@@ -160,19 +166,19 @@ func (w *window) applied(feet []foot, index uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, f := range feet {
-		e := footAt{f, index}
+		e := footAt{f, w.hash(f), index}
 		if len(w.ring) < windowSize {
 			w.ring = append(w.ring, e)
 		} else {
 			old := w.ring[w.head]
 			w.floor = old.index
-			if w.recent[old.foot] == old.index {
-				delete(w.recent, old.foot)
+			if w.recent[old.hash] == old.index {
+				delete(w.recent, old.hash)
 			}
 			w.ring[w.head] = e
 			w.head = (w.head + 1) % windowSize
 		}
-		w.recent[f] = index
+		w.recent[e.hash] = index
 	}
 }
 

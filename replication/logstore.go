@@ -21,6 +21,8 @@ type LogOptions struct {
 	// MaxAppendBytes bounds the entries of one append to the log; a longer StoreLogs is several appends. Default
 	// 4 MiB, the log's own group commit.
 	MaxAppendBytes int
+	// RecentBytes bounds the data of the newest entries that are kept as raft gave them; default 4 MiB, negative: none.
+	RecentBytes int
 	// SpaceRetry is how often a vote or term that met a full disk is tried again; default 50 ms.
 	SpaceRetry time.Duration
 	// Halt is called, on raft's goroutine, when a write tells that raft must not go on with this log. Raft answers
@@ -32,15 +34,15 @@ type LogOptions struct {
 // raft.MonotonicLogStore and raft.CommitTrackingLogStore. The log is not closed by it.
 //
 // All methods are safe for concurrent use, but the log must have no other appender. mu serialises what changes
-// the log's end, and guards staged, scratch and shortened; reads go straight to the log, which serves the newest
-// entries from memory.
+// the log's end, and guards staged, scratch and shortened; reads go to the newest entries in memory or straight to the log.
 //
 // Fail-stop: after an error that leaves raft and the log with different views (a failed or closed log, damage,
 // an append that could not be taken back) every write halts, so that this node stops instead of guessing. What is
 // durable can still be read.
 type LogStore struct {
-	log *wal.Log
-	o   LogOptions
+	log    *wal.Log
+	o      LogOptions
+	recent *recent // a part of what is durable
 
 	mu        sync.Mutex
 	staged    uint64
@@ -66,10 +68,13 @@ func NewLogStore(log *wal.Log, o LogOptions) *LogStore {
 	if o.MaxAppendBytes <= 0 {
 		o.MaxAppendBytes = 4 << 20
 	}
+	if o.RecentBytes == 0 {
+		o.RecentBytes = 4 << 20
+	}
 	if o.SpaceRetry <= 0 {
 		o.SpaceRetry = 50 * time.Millisecond
 	}
-	return &LogStore{log: log, o: o, halted: make(chan struct{}), release: make(chan struct{})}
+	return &LogStore{log: log, o: o, recent: newRecent(o.RecentBytes), halted: make(chan struct{}), release: make(chan struct{})}
 }
 
 // Halted is closed when the log cannot serve raft any more; Err then says why.
@@ -125,6 +130,9 @@ func (s *LogStore) LastIndex() (uint64, error) { return s.log.LastIndex(), nil }
 // GetLog reads the entry with the given index into l. Errors: raft.ErrLogNotFound outside the log, ErrHalted if the
 // entry is damaged.
 func (s *LogStore) GetLog(index uint64, l *raft.Log) error {
+	if index >= s.log.FirstIndex() && s.recent.get(index, l) { // the engine lets go of the front of the log
+		return nil
+	}
 	e, err := s.log.Get(index)
 	if errors.Is(err, wal.ErrNotFound) { // raft takes it for "compacted away"; the log uses it for nothing else
 		return raft.ErrLogNotFound
@@ -165,6 +173,7 @@ func (s *LogStore) StoreLogs(logs []*raft.Log) error {
 	stored, err := s.appendAll(entries)
 	if err == nil {
 		s.shortened = false
+		s.recent.put(logs)
 		return nil
 	}
 	s.log.SetCommitIndex(durable)
@@ -242,6 +251,7 @@ func (s *LogStore) DeleteRange(lo, hi uint64) error {
 	if last == 0 || lo > hi || lo > last || hi < first {
 		return nil
 	}
+	s.recent.remove(lo, hi)
 	var err error
 	switch {
 	case hi >= last && lo <= first: // everything; what comes next may start anywhere

@@ -113,7 +113,7 @@ func (c *cluster) start(m *member) {
 	m.log, err = wal.Open("db/wal", wal.Options{FS: m.fs, SegmentSize: 64 << 10, RingBytes: c.ring})
 	require.NoError(c.t, err)
 	n := &Node{o: Options{ID: string(m.id)}, failed: make(chan struct{})} // for what it does with raft's goroutines
-	m.store = NewLogStore(m.log, LogOptions{Halt: n.leave})
+	m.store = NewLogStore(m.log, LogOptions{Halt: n.leave, RecentBytes: int(min(c.ring, 0))})
 	_, m.trans = raft.NewInmemTransportWithTimeout(raft.ServerAddress(m.id), 100*time.Millisecond)
 	c.join(m)
 	m.fsm = &listFSM{}
