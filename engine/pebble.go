@@ -14,6 +14,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -114,7 +115,7 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		MemTableSize:                s.o.MemTableSize,
 		MemTableStopWritesThreshold: 4,
 		MaxOpenFiles:                512,
-		L0CompactionThreshold:       4,
+		L0CompactionThreshold:       8, // Pebble counts twice: four flushed memtables. Fewer mean that every row is rewritten once more often
 		L0StopWritesThreshold:       24,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 		Logger:                      s.pebbleLog,
@@ -140,6 +141,7 @@ func (s *Store) pebbleOptions() *pebble.Options {
 	o.FlushSplitBytes = 32 << 20
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		o.Levels[i].Compression = func() *sstable.CompressionProfile { return rowCompression }
 	}
 	return o
 }

@@ -21,6 +21,14 @@ var builtCompression = func() *sstable.CompressionProfile {
 	return &p
 }()
 
+// rowCompression is Snappy, as long as it makes blocks smaller: Pebble keeps them as they are below 12 % anyway, but would try each.
+var rowCompression = func() *sstable.CompressionProfile {
+	p := *sstable.SnappyCompression
+	p.OtherBlocks = sstable.NoCompression.OtherBlocks
+	p.AdaptiveReductionCutoffPercent = p.MinReductionPercent
+	return &p
+}()
+
 // tableFile is the file of a table that a Builder writes. It is made durable in the background, while the next one is written: await tells
 // how that ended. A scratch file is never synced.
 type tableFile struct {

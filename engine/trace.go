@@ -16,48 +16,35 @@ type trace struct {
 // version of a row costs more than everything else that applying does. What is remembered is what the store would answer, so
 // it changes no decision and no hash. The apply loop owns it.
 //
-// A table of sets with a few places each; in a full set the row that was written longest ago makes room. It begins small,
-// doubles when a set is full and a quarter of all places too, and holds no pointers, so that garbage collection does not look into it.
+// It grows with the rows up to its limit. Then the place of a row that was not written again since the hand came by last is taken, which
+// is one of those written longest ago. Nothing in it is a pointer, so garbage collection does not look into it.
 type traces struct {
 	seed  maphash.Seed
-	slots []traceSlot // a power of two, nil: none yet
-	used  int
-	limit int // of len(slots); 0: nothing is remembered
+	slots []traceSlot
+	at    map[uint64]uint32 // hash of a row's Pebble key -> its slot
+	hand  int               // next slot to be looked at for a place
+	limit int               // of len(slots); 0: nothing is remembered
 	// forgotten: a row that is not remembered was not written after this index.
 	forgotten uint64
 }
 
 type traceSlot struct {
 	trace
-	n   uint8 // bytes of key, 0: free
-	key [traceKeyBytes]byte
+	again bool  // written again since the hand came by
+	n     uint8 // bytes of key
+	key   [traceKeyBytes]byte
 }
 
-const (
-	traceWays     = 4
-	traceKeyBytes = 71 // a slot is 128 bytes; rows with longer keys are not remembered
-	firstTraces   = 1 << 10
-	fewestTraces  = 4 * traceWays
-)
+const traceKeyBytes = 70 // a slot is 128 bytes; rows with longer keys are not remembered
 
 func newTraces(rows int) traces {
-	t := traces{seed: maphash.MakeSeed()}
-	for n := fewestTraces; n <= rows; n *= 2 {
-		t.limit = n
-	}
-	return t
+	return traces{seed: maphash.MakeSeed(), at: map[uint64]uint32{}, limit: max(rows, 0)}
 }
 
 // get returns the trace of the row with this Pebble key, if it is remembered.
 func (t *traces) get(rowKey []byte) (trace, bool) {
-	if len(t.slots) == 0 || len(rowKey) > traceKeyBytes {
-		return trace{}, false
-	}
-	set := t.set(rowKey)
-	for i := range set {
-		if s := &set[i]; string(s.key[:s.n]) == string(rowKey) {
-			return s.trace, true
-		}
+	if i, ok := t.at[maphash.Bytes(t.seed, rowKey)]; ok && t.slots[i].is(rowKey) {
+		return t.slots[i].trace, true
 	}
 	return trace{}, false
 }
@@ -68,55 +55,39 @@ func (t *traces) put(rowKey []byte, row trace) {
 		t.forgotten = max(t.forgotten, row.mod)
 		return
 	}
-	if len(t.slots) == 0 {
-		t.slots = make([]traceSlot, min(firstTraces, t.limit))
+	hash := maphash.Bytes(t.seed, rowKey)
+	i, ok := t.at[hash]
+	switch {
+	case ok && t.slots[i].is(rowKey):
+		t.slots[i].trace, t.slots[i].again = row, true
+		return
+	case ok: // two rows with one hash
+		t.forgotten = max(t.forgotten, t.slots[i].mod)
+	case len(t.slots) < t.limit:
+		i = uint32(len(t.slots))
+		t.slots = append(t.slots, traceSlot{})
+	default:
+		i = t.free()
 	}
+	s := &t.slots[i]
+	s.trace, s.again, s.n = row, false, uint8(copy(s.key[:], rowKey))
+	t.at[hash] = i
+}
+
+// free forgets a row and returns its slot.
+func (t *traces) free() uint32 {
 	for {
-		s := t.place(rowKey)
-		other := s.n != 0 && string(s.key[:s.n]) != string(rowKey)
-		if other && len(t.slots) < t.limit && t.used >= len(t.slots)/4 {
-			t.grow()
+		i := t.hand
+		t.hand = (t.hand + 1) % len(t.slots)
+		s := &t.slots[i]
+		if s.again {
+			s.again = false
 			continue
 		}
-		switch {
-		case other:
-			t.forgotten = max(t.forgotten, s.mod)
-		case s.n == 0:
-			t.used++
-		}
-		s.trace, s.n = row, uint8(copy(s.key[:], rowKey))
-		return
+		t.forgotten = max(t.forgotten, s.mod)
+		delete(t.at, maphash.Bytes(t.seed, s.key[:s.n]))
+		return uint32(i)
 	}
 }
 
-func (t *traces) set(rowKey []byte) []traceSlot {
-	at := int(maphash.Bytes(t.seed, rowKey)) & (len(t.slots) - 1) &^ (traceWays - 1)
-	return t.slots[at : at+traceWays]
-}
-
-// place is the row's own slot, or a free one, or the one whose row was written longest ago.
-func (t *traces) place(rowKey []byte) *traceSlot {
-	set := t.set(rowKey)
-	best := &set[0]
-	for i := range set {
-		s := &set[i]
-		switch {
-		case s.n != 0 && string(s.key[:s.n]) == string(rowKey):
-			return s
-		case best.n != 0 && (s.n == 0 || s.mod < best.mod):
-			best = s
-		}
-	}
-	return best
-}
-
-// grow doubles the table. The rows of one set spread over two, so each of them finds a place.
-func (t *traces) grow() {
-	old := t.slots
-	t.slots = make([]traceSlot, 2*len(old))
-	for i := range old {
-		if s := &old[i]; s.n != 0 {
-			*t.place(s.key[:s.n]) = *s
-		}
-	}
-}
+func (s *traceSlot) is(rowKey []byte) bool { return string(s.key[:s.n]) == string(rowKey) }

@@ -292,7 +292,7 @@ func TestSingleNodeBecomesACluster(t *testing.T) {
 	f.members = nil
 	for _, p := range f.peers[1:] {
 		f.start(p)
-		f.eventually("adding "+p.id, func() bool { return first.node.AddVoter(context.Background(), p.id, p.id) == nil })
+		f.eventually("adding "+p.id, func() bool { return f.leader().node.AddVoter(context.Background(), p.id, p.id) == nil })
 	}
 	f.converge(want)
 	f.crash(first, vfs.CrashCloneCfg{})
