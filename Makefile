@@ -133,7 +133,7 @@ cluster-load: ## three members under full load for MIN (2) minutes: fails when t
 	cd bench && $(GO) run . elections -minutes $(MIN) $(BENCHFLAGS)
 
 failures: ## split, flapping, lossy and slow networks, full disks, frozen leaders, for minutes each (root and network namespaces)
-	ERLMCP_TEST_CLUSTER=long $(GO) test -count=1 -timeout 0 -run 'Fabric|Isolated|BadNetwork|FarAway|DiskFull|Frozen|Rolling' -v $(TESTFLAGS) ./test/cluster
+	ERLMCP_TEST_CLUSTER=long $(GO) test -count=1 -timeout 0 -run 'Fabric|Isolated|BadNetwork|FarAway|DiskFull|SlowDisk|OneWay|Frozen|Rolling' -v $(TESTFLAGS) ./test/cluster
 
 bench: ## all benchmark tables (about 15 minutes; an idle machine, please)
 	cd bench && for table in wal engine recovery restart damage; do $(GO) run . $$table $(BENCHFLAGS); done

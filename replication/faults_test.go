@@ -18,6 +18,8 @@ type faultFS struct {
 	sick  atomic.Bool // syncs fail
 	rot   atomic.Bool // reads return other bytes than were written
 
+	hung atomic.Pointer[chan struct{}] // syncs wait until it is closed; nil: they do not
+
 	gate sync.RWMutex // held for reading during a sync, so that no sync ends after die
 	dead bool
 }
@@ -36,7 +38,20 @@ func someUnsynced(rng *rand.Rand) vfs.CrashCloneCfg {
 	return vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng}
 }
 
+// hang lets every sync wait until release is called.
+func (c *faultFS) hang() (release func()) {
+	gate := make(chan struct{})
+	c.hung.Store(&gate)
+	return func() {
+		c.hung.Store(nil)
+		close(gate)
+	}
+}
+
 func (c *faultFS) synced(sync func() error) error {
+	if gate := c.hung.Load(); gate != nil {
+		<-*gate
+	}
 	c.gate.RLock()
 	defer c.gate.RUnlock()
 	if c.dead || c.sick.Load() {

@@ -43,6 +43,7 @@ type LogStore struct {
 	log    *wal.Log
 	o      LogOptions
 	recent *recent // a part of what is durable
+	pace   *pace
 
 	mu        sync.Mutex
 	staged    uint64
@@ -74,7 +75,7 @@ func NewLogStore(log *wal.Log, o LogOptions) *LogStore {
 	if o.SpaceRetry <= 0 {
 		o.SpaceRetry = 50 * time.Millisecond
 	}
-	return &LogStore{log: log, o: o, recent: newRecent(o.RecentBytes), halted: make(chan struct{}), release: make(chan struct{})}
+	return &LogStore{log: log, o: o, recent: newRecent(o.RecentBytes), pace: newPace(), halted: make(chan struct{}), release: make(chan struct{})}
 }
 
 // Halted is closed when the log cannot serve raft any more; Err then says why.
@@ -170,7 +171,9 @@ func (s *LogStore) StoreLogs(logs []*raft.Log) error {
 		return fmt.Errorf("%w: entry %d after %d", ErrGap, entries[0].Index, last)
 	}
 	durable := s.log.CommitIndex()
+	done := s.pace.writing()
 	stored, err := s.appendAll(entries)
+	done()
 	if err == nil {
 		s.shortened = false
 		s.recent.put(logs)

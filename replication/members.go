@@ -23,6 +23,7 @@ type Status struct {
 	Members       []raft.Server
 	StateHash     [32]byte // of all rows as of StateIndex; equal on all nodes at equal index
 	StateIndex    uint64
+	Disk          time.Duration // for one write of the log, of late; 0: there were none
 }
 
 // Status returns a snapshot.
@@ -32,7 +33,7 @@ func (n *Node) Status() Status {
 	s := Status{
 		ID: n.o.ID, State: n.raft.State().String(), Term: n.raft.CurrentTerm(), Leader: string(id), LeaderAddress: string(addr),
 		Commit: n.raft.CommitIndex(), Applied: applied, FirstIndex: n.log.FirstIndex(), LastIndex: n.log.LastIndex(),
-		Members: n.raft.GetConfiguration().Configuration().Servers,
+		Members: n.raft.GetConfiguration().Configuration().Servers, Disk: n.DiskPace(),
 	}
 	if n.raft.State() != raft.Leader {
 		s.Heard = n.raft.LastContact()

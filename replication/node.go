@@ -230,6 +230,7 @@ func (n *Node) startRaft(m mark) (err error) {
 	}()
 	n.running.Store(true)
 	n.wire = newBased(n.o.Transport, n.log, m, n.stopped)
+	n.wire.silent = n.stalled
 	n.o.Transport = n.wire
 	n.raft, err = raft.NewRaft(n.o.raftConfig(), n.machine, raftLog{n.logs, n}, n.logs, &marks{log: n.log, current: m, moved: func(index uint64) { n.store.PinLog(markKey, index) }}, n.o.Transport)
 	if err != nil {
@@ -381,6 +382,9 @@ func (c committer) Commit(ctx context.Context, ws []byte, _ engine.Durability, d
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if n.stalled() {
+		return n.diskStalled()
+	}
 	if n.router != nil {
 		if !n.router.add(ws, done) {
 			return n.ended()
@@ -398,7 +402,12 @@ func (c committer) Commit(ctx context.Context, ws []byte, _ engine.Durability, d
 }
 
 // Barrier makes the reads that follow linearizable. NotLeaderError on other nodes and on a leader without a majority.
-func (c committer) Barrier(ctx context.Context) error { return c.n.reads.barrier(ctx) }
+func (c committer) Barrier(ctx context.Context) error {
+	if c.n.stalled() {
+		return c.n.diskStalled()
+	}
+	return c.n.reads.barrier(ctx)
+}
 
 // MaySweep: only the leader removes expired rows.
 func (c committer) MaySweep() bool { return c.n.raft.State() == raft.Leader }

@@ -20,6 +20,7 @@ type Timing struct {
 	Election  time.Duration // a candidate that gets no answer for this tries again; at least Heartbeat
 	Lease     time.Duration // a leader that hears from no majority for this steps down; at most Heartbeat
 	Commit    time.Duration // an idle leader tells followers the commit index at least this often
+	Stall     time.Duration // a leader whose disk keeps one write for this long falls silent (pace.go); 0: four times Heartbeat, at most 10 s
 }
 
 // Fast is the default: a leader that dies is replaced in about 0.6 s. It stands pauses of the process or of the disk
@@ -81,6 +82,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Timing == (Timing{}) {
 		o.Timing = Fast()
+	}
+	if o.Timing.Stall == 0 {
+		o.Timing.Stall = min(4*o.Timing.Heartbeat, 10*time.Second)
 	}
 	if o.MarkEvery == 0 {
 		o.MarkEvery = 65536

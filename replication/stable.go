@@ -19,7 +19,9 @@ func (s *LogStore) Set(key, val []byte) error {
 		if err := s.alive(); err != nil {
 			return err
 		}
+		done := s.pace.writing()
 		err := s.log.SetMeta(stablePrefix+string(key), val)
+		done()
 		switch {
 		case err == nil:
 			return nil

@@ -35,6 +35,7 @@ func (m *Member) lead(ctx context.Context) {
 	old, leading := "", time.Time{}
 	lastHeard := m.o.Now()
 	var next time.Time
+	var slow relief
 	for {
 		select {
 		case <-time.After(20 * time.Millisecond):
@@ -61,6 +62,7 @@ func (m *Member) lead(ctx context.Context) {
 		m.learn(s)
 		m.look(ctx, s, leading)
 		m.act(ctx, node, s, leading)
+		m.relieve(ctx, node, s, &slow)
 	}
 }
 

@@ -146,6 +146,7 @@ type pong struct {
 	Applied  uint64 `json:"applied"`
 	First    uint64 `json:"first"`
 	Last     uint64 `json:"last"`
+	Disk     int64  `json:"disk,omitempty"`   // nanoseconds that its disk takes for one write of the log, of late; 0: there were none
 	Reason   string `json:"reason,omitempty"` // why it is rebuilding
 	Virgin   bool   `json:"virgin,omitempty"` // it is a founder and has not begun
 	Founders []peer `json:"founders,omitempty"`
@@ -172,6 +173,7 @@ func (m *Member) pong() pong {
 	}
 	s := node.Status()
 	a.State, a.Leader, a.Term, a.Commit, a.Applied, a.First, a.Last = s.State, s.Leader, s.Term, s.Commit, s.Applied, s.FirstIndex, s.LastIndex
+	a.Disk = int64(s.Disk)
 	if reason != "" {
 		a.State = "rebuilding"
 	}

@@ -43,11 +43,12 @@ type Status struct {
 // MemberInfo is one line of the table of members.
 type MemberInfo struct {
 	Record
-	Votes   bool   `json:"votes"` // now
-	State   string `json:"state"` // Leader, Follower, ...; unreachable
-	Applied uint64 `json:"applied"`
-	Last    uint64 `json:"last"`
-	Error   string `json:"error,omitempty"`
+	Votes   bool    `json:"votes"` // now
+	State   string  `json:"state"` // Leader, Follower, ...; unreachable
+	Applied uint64  `json:"applied"`
+	Last    uint64  `json:"last"`
+	Disk    float64 `json:"disk_seconds,omitempty"` // that its disk takes for one write of the log, of late
+	Error   string  `json:"error,omitempty"`
 
 	Certificate *time.Time `json:"certificate_expires,omitempty"` // absent: it did not say
 	Issuer      string     `json:"certificate_authority,omitempty"`
@@ -174,11 +175,13 @@ func (m *Member) describe(out *Status, me member, s replication.Status, all map[
 		switch {
 		case info.Name == me.Name:
 			info.State, info.Applied, info.Last = s.State, s.Applied, s.LastIndex
+			info.Disk = s.Disk.Seconds()
 			info.Certificate, info.Issuer = &out.Certificate, m.id.Issuer().ClusterID()
 		case see.err != nil:
 			info.Error = see.err.Error()
 		default:
 			info.State, info.Applied, info.Last = see.pong.State, see.pong.Applied, see.pong.Last
+			info.Disk = time.Duration(see.pong.Disk).Seconds()
 			info.Certificate, info.Issuer = see.pong.Certificate, see.pong.Issuer
 			if info.Certificate == nil {
 				break // of an older version

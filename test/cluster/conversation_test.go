@@ -29,13 +29,19 @@ var fixtures struct {
 	err  error
 }
 
+// fixtureServer is the product with the fixtures' tools, and with disks that obey rules where they are told to.
+func fixtureServer(t *testing.T) string {
+	t.Helper()
+	fixtures.once.Do(func() { fixtures.path, fixtures.err = process.Build(filepath.Dir(binary), "fixtures", "faults") })
+	require.NoError(t, fixtures.err)
+	return fixtures.path
+}
+
 // talkers make a fleet with the fixtures' tools beside the product's.
 func talkers(t *testing.T, on site, args ...string) *talks {
 	t.Helper()
-	fixtures.once.Do(func() { fixtures.path, fixtures.err = process.Build(filepath.Dir(binary), "fixtures") })
-	require.NoError(t, fixtures.err)
 	effects := filepath.Join(t.TempDir(), "effects")
-	f := &fleet{t: t, bin: fixtures.path, args: append([]string{"--set", "mcp.tasks.lease=2s"}, args...), env: []string{"ERLMCP_TEST_EFFECTS=" + effects}, acked: map[string]bool{}}
+	f := &fleet{t: t, bin: fixtureServer(t), args: append([]string{"--set", "mcp.tasks.lease=2s"}, args...), env: []string{"ERLMCP_TEST_EFFECTS=" + effects}, acked: map[string]bool{}}
 	return &talks{f: f.found(3, on), effects: effects}
 }
 

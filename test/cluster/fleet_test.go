@@ -9,12 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/erlmcp/erlmcp/replication/cluster"
+	"github.com/erlmcp/erlmcp/test/faults/faultfs"
 	"github.com/erlmcp/erlmcp/test/process"
 	"github.com/stretchr/testify/require"
 )
@@ -39,6 +41,7 @@ func TestMain(m *testing.M) {
 type node struct {
 	name, dir, address string
 	space, host        string // network namespace and address in it; empty: the loopback
+	rules              string // control file of its disk (test/faults/faultfs); empty: none
 	server             *process.Server
 	caller             *process.Caller
 }
@@ -50,6 +53,7 @@ type fleet struct {
 	args  []string // of every server
 	bin   string   // default: the product
 	env   []string // of every server
+	disks bool     // every member's disk obeys rules; bin must have been built for it
 
 	mu    sync.Mutex // guards caller of the nodes against the clients
 	acked map[string]bool
@@ -163,6 +167,10 @@ func (f *fleet) start(x *node) {
 // tryStart is start for other goroutines than the test's.
 func (f *fleet) tryStart(x *node) error {
 	o := process.Options{Binary: f.bin, Dir: x.dir, Args: f.args, Env: f.env}
+	if f.disks {
+		x.rules = x.dir + ".rules"
+		o.Env = append(slices.Clone(f.env), faultfs.Variable+"="+x.rules)
+	}
 	if x.space != "" {
 		o.Wrap = []string{"ip", "netns", "exec", x.space}
 		o.Listen = net.JoinHostPort(x.host, "8080")
