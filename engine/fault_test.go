@@ -175,6 +175,7 @@ func TestDamagedTableMetInApplyStopsTheStoreInOrder(t *testing.T) {
 	require.NoError(t, s.Close())
 	s = open(t, small(fs)) // with an empty cache
 	put(t, s, "other", "x", "replayed later")
+	require.Empty(t, s.Damaged())
 	names, err := fs.List("data/store")
 	require.NoError(t, err)
 	for _, n := range names {
@@ -190,6 +191,7 @@ func TestDamagedTableMetInApplyStopsTheStoreInOrder(t *testing.T) {
 	_, err = s.Update(bg, func(tx *Tx) error { return tx.Put("t", []byte("k000"), nil) }) // must look at the old row
 	require.ErrorIs(t, err, ErrFailed)
 	require.ErrorIs(t, s.Err(), ErrCorrupt)
+	require.Contains(t, s.Damaged(), ".sst")
 	require.NoError(t, s.Close())
 	_, err = Open("data", small(fs)) // replay meets the same
 	require.ErrorIs(t, err, ErrCorrupt)

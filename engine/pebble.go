@@ -128,7 +128,9 @@ func (s *Store) pebbleOptions() *pebble.Options {
 			},
 			// The read that met the damage returns it; a reader must not stop the process.
 			DataCorruption: func(i pebble.DataCorruptionInfo) {
-				s.o.Logger.Error("engine: row store is damaged", "info", firstLine(i.String()))
+				what := firstLine(i.String())
+				s.damage.CompareAndSwap(nil, &what)
+				s.o.Logger.Error("engine: row store is damaged", "info", what)
 			},
 		},
 	}

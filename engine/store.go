@@ -58,6 +58,7 @@ type Store struct {
 	failOnce  sync.Once
 	failErr   atomic.Pointer[error]
 	failed    chan struct{}
+	damage    atomic.Pointer[string] // see Damaged
 	pebbleLog *pebbleLogger
 	stop      chan struct{} // ends the background goroutines
 	wg        sync.WaitGroup
@@ -445,6 +446,15 @@ func (s *Store) failure() error {
 		return err
 	}
 	return ErrFailed
+}
+
+// Damaged is the first damage that was met in the files of the rows since the store was opened, "" if none was. What met it got
+// an error; the rest works.
+func (s *Store) Damaged() string {
+	if p := s.damage.Load(); p != nil {
+		return *p
+	}
+	return ""
 }
 
 // fail stops the store for good. Only the first cause counts.

@@ -24,7 +24,7 @@ const awayLook = 50 * time.Millisecond
 // AppendEntries implements raft.Transport.
 func (b *based) AppendEntries(id raft.ServerID, target raft.ServerAddress, a *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	err := errStalled
-	if !b.silent() {
+	if !b.quiet() {
 		err = b.Transport.AppendEntries(id, target, a, resp)
 	}
 	switch {

@@ -40,7 +40,7 @@ type based struct {
 	known       notice    // newest; owned by run
 	away        away
 
-	silent  func() bool               // this node must not look alive (pace.go)
+	silent  func() bool               // this node must not look alive (pace.go); nil: it may
 	raft    atomic.Pointer[raft.Raft] // nil while raft begins
 	stopped <-chan struct{}           // closed when the node ends
 }
@@ -67,7 +67,7 @@ const (
 func newBased(t raft.Transport, log bounds, m mark, stopped <-chan struct{}) *based {
 	b := &based{
 		Transport: t, rpcs: make(chan raft.RPC), notices: make(chan notice, 1), stop: make(chan struct{}),
-		log: log, index: m.index, term: m.term, stopped: stopped, silent: func() bool { return false },
+		log: log, index: m.index, term: m.term, stopped: stopped,
 	}
 	go b.run()
 	return b

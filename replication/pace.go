@@ -98,5 +98,7 @@ func (b *based) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddres
 	if err != nil {
 		return nil, err
 	}
-	return &stalling{p, b.silent}, nil
+	return &stalling{p, b.quiet}, nil
 }
+
+func (b *based) quiet() bool { return b.silent != nil && b.silent() }

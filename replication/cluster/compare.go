@@ -47,6 +47,9 @@ func (m *Member) compare(ctx context.Context) {
 		} else {
 			behind = 0
 		}
+		if m.replace(ctx, s, store.Damaged()) {
+			return
+		}
 		if other, agree := m.contradicted(ctx, others, index, mine); agree > voters/2 {
 			m.RebuildNow(fmt.Sprintf("at entry %d this member's state is %x, that of %d others is %x", index, mine[:8], agree, other[:8]))
 			return

@@ -146,9 +146,10 @@ type pong struct {
 	Applied  uint64 `json:"applied"`
 	First    uint64 `json:"first"`
 	Last     uint64 `json:"last"`
-	Disk     int64  `json:"disk,omitempty"`   // nanoseconds that its disk takes for one write of the log, of late; 0: there were none
-	Reason   string `json:"reason,omitempty"` // why it is rebuilding
-	Virgin   bool   `json:"virgin,omitempty"` // it is a founder and has not begun
+	Disk     int64  `json:"disk,omitempty"`    // nanoseconds that its disk takes for one write of the log, of late; 0: there were none
+	Damaged  bool   `json:"damaged,omitempty"` // its files of rows are
+	Reason   string `json:"reason,omitempty"`  // why it is rebuilding
+	Virgin   bool   `json:"virgin,omitempty"`  // it is a founder and has not begun
 	Founders []peer `json:"founders,omitempty"`
 
 	Certificate *time.Time `json:"certificate,omitempty"` // when it ends
@@ -159,7 +160,7 @@ func (m *Member) onPing(context.Context, string, struct{}) (pong, error) { retur
 
 func (m *Member) pong() pong {
 	m.mu.Lock()
-	node, reason := m.node, m.reason
+	node, store, reason := m.node, m.store, m.reason
 	a := pong{
 		Name: m.name, Address: m.advertise, Version: m.o.Version, Protocol: protocolVersion, URL: m.o.URL, State: "starting", Reason: reason,
 		Founders: m.me.Founders,
@@ -173,7 +174,7 @@ func (m *Member) pong() pong {
 	}
 	s := node.Status()
 	a.State, a.Leader, a.Term, a.Commit, a.Applied, a.First, a.Last = s.State, s.Leader, s.Term, s.Commit, s.Applied, s.FirstIndex, s.LastIndex
-	a.Disk = int64(s.Disk)
+	a.Disk, a.Damaged = int64(s.Disk), store.Damaged() != ""
 	if reason != "" {
 		a.State = "rebuilding"
 	}

@@ -109,6 +109,13 @@ func (n *Node) historyName(ctx context.Context) string {
 	return name
 }
 
+// noteDamage lets the next start fetch the store from another member when damaged rows made it fail.
+func (n *Node) noteDamage(s *engine.Store) {
+	if what := s.Damaged(); n.member != nil && what != "" {
+		n.member.RebuildNow(cluster.DamagedRows(what))
+	}
+}
+
 func (n *Node) closeMember() error {
 	if n.member == nil {
 		return nil

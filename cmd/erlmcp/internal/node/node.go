@@ -324,6 +324,7 @@ func (n *Node) serve(ctx context.Context) error {
 		case <-p.store.Failed():
 			n.phase.Store(admin.PhaseFailed)
 			cause := p.store.Err()
+			n.noteDamage(p.store)
 			n.log.Error("fail-stop", "cause", cause, "letter", failStopLetter(n.dir, cause))
 			return fmt.Errorf("%w: %w", ErrFailStop, cause)
 		case err := <-n.errors:
