@@ -300,7 +300,8 @@ func (a *app) clusterRecover() *cobra.Command {
 lost for ever: while they may come back, wait for them, nothing is lost until then.
 
 Changes that only the lost members have are LOST, even acknowledged ones. Take the member with the highest APPLIED in
-erlmcp cluster status. The other members must never be started with their old directories again: let them join anew.
+erlmcp cluster status. The member gets a new certificate authority: with their old directories the others cannot reach it any more. Let
+them join anew, with empty ones; started as they are, they would go on as the old cluster, with a history of its own.
 
 With --single-node the directory also stops being a member: serve then runs it as a single node. A cluster of one member that
 was never more needs only that.
@@ -330,7 +331,7 @@ The server must be stopped.`,
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(a.out, "%s is the only member now. Its state ends at entry %d (%.16s).\nNever start the other members with their old directories again.\n", r.Name, r.Index, r.StateHash)
+		fmt.Fprintf(a.out, "%s is the only member now. Its state ends at entry %d (%.16s).\nLet the other members join anew, with empty directories: with their old ones they are strangers to it.\n", r.Name, r.Index, r.StateHash)
 		if single {
 			if _, err := cluster.Leave(cfg.DataDir, time.Now()); err != nil {
 				return err

@@ -14,6 +14,7 @@ import (
 
 	"github.com/erlmcp/erlmcp/engine"
 	"github.com/erlmcp/erlmcp/replication"
+	"github.com/erlmcp/erlmcp/replication/trust"
 	"github.com/erlmcp/erlmcp/wal"
 	"github.com/stretchr/testify/require"
 )
@@ -422,6 +423,51 @@ func TestLastMemberIsRecoveredAndBecomesASingleNode(t *testing.T) {
 		return err
 	}))
 	require.NoError(t, s.Close())
+}
+
+// TestOldMembersCannotHarmTheRecoveredOne: they are a majority of the old cluster, and the recovered member is one of theirs as far as
+// they know: their leader would cut its log.
+func TestOldMembersCannotHarmTheRecoveredOne(t *testing.T) {
+	sites := threeMembers(t)
+	sites[1].put("k", "v")
+	equalStates(t, sites)
+	for _, s := range sites {
+		s.stop()
+	}
+	old, last := sites[:2], sites[2]
+	_, err := Recover(context.Background(), last.dir, engineOptions())
+	require.NoError(t, err)
+	last.run()
+	last.put("after", "the disaster")
+	for _, s := range old {
+		s.run()
+	}
+	l := leaderOf(t, old)
+	l.put("elsewhere", "v")
+	var a pong
+	require.ErrorIs(t, l.m.tell(t.Context(), last.addr, "/ping", struct{}{}, &a), trust.ErrStranger)
+	require.ErrorIs(t, last.m.tell(t.Context(), l.addr, "/ping", struct{}{}, &a), trust.ErrStranger)
+	for i := range 20 { // while they try to reach it
+		l.put(fmt.Sprint("theirs", i), "v")
+		last.put(fmt.Sprint("own", i), "v")
+	}
+	require.Equal(t, "the disaster", last.get("after"))
+	require.Empty(t, last.get("elsewhere"))
+	require.Equal(t, 1, last.voters())
+
+	// They join anew.
+	l.stop()
+	other := old[0]
+	if other == l {
+		other = old[1]
+	}
+	other.stop()
+	require.NoError(t, os.RemoveAll(l.dir))
+	token, err := last.m.Token(TokenOptions{Uses: 1, Voter: true})
+	require.NoError(t, err)
+	require.NoError(t, Join(context.Background(), l.dir, JoinOptions{Name: l.name, Advertise: l.addr, Token: token, Now: time.Now()}))
+	l.run()
+	wait(t, "the state", func() bool { return l.get("own19") == "v" })
 }
 
 func TestDirectoriesThatCannotJoinAreRefused(t *testing.T) {

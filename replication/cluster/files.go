@@ -169,17 +169,22 @@ func authority(secret []byte, now time.Time) (*trust.Authority, error) {
 	return trust.NewAuthority(now)
 }
 
+// identityOf issues a certificate to the member.
+func identityOf(a *trust.Authority, name string, now time.Time) (*trust.Identity, error) {
+	key, csr, err := trust.Request(name)
+	if err != nil {
+		return nil, err
+	}
+	der, err := a.Issue(csr, name, now)
+	if err != nil {
+		return nil, err
+	}
+	return trust.NewIdentity(a, der, key)
+}
+
 // create issues the member's own certificate and writes the folder; member.json last.
 func create(dir string, a *trust.Authority, m member, now time.Time) (*trust.Identity, error) {
-	key, csr, err := trust.Request(m.Name)
-	if err != nil {
-		return nil, err
-	}
-	der, err := a.Issue(csr, m.Name, now)
-	if err != nil {
-		return nil, err
-	}
-	id, err := trust.NewIdentity(a, der, key)
+	id, err := identityOf(a, m.Name, now)
 	if err != nil {
 		return nil, err
 	}

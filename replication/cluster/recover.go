@@ -1,13 +1,16 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/erlmcp/erlmcp/engine"
 	"github.com/erlmcp/erlmcp/replication"
+	"github.com/erlmcp/erlmcp/replication/trust"
 	"github.com/hashicorp/raft"
 )
 
@@ -21,7 +24,8 @@ type Recovered struct {
 
 // Recover makes the member in dir the only one of its cluster, for good: for the day when a majority is lost for ever.
 // Changes that only the lost members have are lost; changes that this member has and that were never acknowledged may
-// become valid. The others must never be started with their old directories again: they join anew.
+// become valid. The others join anew: with their old directories they would be a majority of the old cluster, and the leader that they
+// elect would overwrite what this member goes on to do. So it gets a new authority and is a stranger to them, as they are to it.
 // No process may use the directory.
 func Recover(ctx context.Context, dir string, o engine.Options) (r Recovered, err error) {
 	me, err := loadMember(dir)
@@ -55,7 +59,7 @@ func Recover(ctx context.Context, dir string, o engine.Options) (r Recovered, er
 	}
 	if err == nil {
 		_, err = store.Update(ctx, func(tx *engine.Tx) error {
-			return errors.Join(putHistory(tx, true), putEvent(tx, Event{Time: tx.Now(), Kind: "recover", New: me.Name, Reason: "an operator made it the only member"}))
+			return errors.Join(forgetRotation(tx), putHistory(tx, true), putEvent(tx, Event{Time: tx.Now(), Kind: "recover", New: me.Name, Reason: "an operator made it the only member"}))
 		}, engine.WithActor("cluster:"+me.Name), engine.WithLabel("cluster recover"))
 	}
 	r.Name = me.Name
@@ -64,6 +68,39 @@ func Recover(ctx context.Context, dir string, o engine.Options) (r Recovered, er
 	if err := errors.Join(err, store.Close()); err != nil {
 		return r, err
 	}
+	if err := estrange(dir, me.Name, o.Now); err != nil {
+		return r, err
+	}
 	me.Peers, me.First, me.Founders, me.Voter = nil, false, nil, true
 	return r, me.save(dir)
+}
+
+// estrange gives the member an authority of its own.
+func estrange(dir, name string, clock func() time.Time) error {
+	now := time.Now
+	if clock != nil {
+		now = clock
+	}
+	a, err := trust.NewAuthority(now())
+	if err != nil {
+		return err
+	}
+	id, err := identityOf(a, name, now())
+	if err != nil {
+		return err
+	}
+	return id.Save(filepath.Join(dir, Folder))
+}
+
+// forgetRotation ends a rotation of the authority that the others would have had to follow.
+func forgetRotation(tx *engine.Tx) error {
+	var keys [][]byte
+	err := tx.Scan(tableAuthority, engine.Range{}, func(k, _ []byte) bool {
+		keys = append(keys, bytes.Clone(k))
+		return true
+	})
+	for _, k := range keys {
+		err = errors.Join(err, tx.Delete(tableAuthority, k))
+	}
+	return err
 }
