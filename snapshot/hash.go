@@ -90,7 +90,7 @@ type hashBatch struct {
 }
 
 var hashBatches = sync.Pool{New: func() any {
-	return &hashBatch{h: manyhash.New(), buf: make([]byte, 0, batchBytes+bigValue+MaxKey+256), out: make([][32]byte, batchRows)}
+	return &hashBatch{h: manyhash.New(), buf: make([]byte, 0, batchBytes+bigValue+4096), out: make([][32]byte, batchRows)}
 }}
 
 func newHashBatch() *hashBatch {

@@ -10,7 +10,7 @@ import (
 
 func TestParityIsThatOfTheVandermondeMatrix(t *testing.T) {
 	rng := rand.New(rand.NewPCG(60, 1))
-	for _, size := range [][2]int{{1, 4}, {2, 4}, {3, 4}, {16, 4}, {17, 4}, {100, 4}, {130, 5}, {200, 7}, {242, 7}, {248, 7}} {
+	for _, size := range [][2]int{{1, 4}, {2, 4}, {3, 4}, {16, 4}, {60, 4}, {248, 7}} {
 		data, parity := size[0], size[1]
 		want, err := reedsolomon.New(data, parity)
 		require.NoError(t, err)

@@ -41,22 +41,6 @@ type Packed struct {
 	plain []byte // codec | raw length | data
 }
 
-// Compress prepares a frame; safe for concurrent use, so that workers can do it. raw is not kept.
-func Compress(raw []byte) (Packed, error) {
-	if len(raw) > MaxFrame {
-		return Packed{}, fmt.Errorf("%w: frame of %d bytes", ErrTooLarge, len(raw))
-	}
-	out, small := snapshot.Compress(nil, raw)
-	codec := byte(codecRaw)
-	if small {
-		codec = codecZstd
-	}
-	plain := make([]byte, 0, prefixSize+len(out)+tagSize) // room for the tag: sealing happens in place
-	plain = append(plain, codec)
-	plain = le.AppendUint32(plain, uint32(len(raw)))
-	return Packed{raw: len(raw), plain: append(plain, out...)}, nil
-}
-
 // Frame locates a frame in its object.
 type Frame struct {
 	Number uint32

@@ -193,7 +193,7 @@ func (r *repoFlags) create(ctx context.Context, cfg *config.Config, o backup.Cre
 	if targetErr != nil {
 		return backup.Created{}, targetErr
 	}
-	calm(createMemory)
+	calm(createMemory + packsInWork*max(0, t.PackSize-usualPack))
 	repo, err := t.Open(ctx)
 	if err != nil {
 		return backup.Created{}, backup.Explain(err, t.String())
@@ -213,7 +213,7 @@ func (a *app) openStopped(cfg *config.Config) (*engine.Store, error) {
 		return nil, err
 	}
 	// Opening would make an empty store where there is none.
-	if _, err := node.StoppedStatus(cfg.DataDir, options.Key); err != nil {
+	if _, err := node.HasStore(cfg.DataDir); err != nil {
 		return nil, err
 	}
 	options.CacheSize = 8 << 20 // every row is read once: there is nothing to cache

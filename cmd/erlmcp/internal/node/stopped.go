@@ -16,18 +16,27 @@ import (
 	"github.com/erlmcp/erlmcp/wal"
 )
 
-// StoppedStatus looks at a directory that no server uses, without changing, locking or replaying anything. The store is shown as it
-// was last flushed; what the log holds beyond that is applied by the next start.
-func StoppedStatus(dir string, key []byte) (admin.Status, error) {
+// HasStore makes sure that there is a store in a directory, which it makes absolute; otherwise integrity.ErrNothingThere.
+func HasStore(dir string) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return admin.Status{}, err
+		return dir, err
 	}
 	if _, err := os.Stat(filepath.Join(dir, "FORMAT")); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
 			err = integrity.ErrNothingThere
 		}
-		return admin.Status{}, fmt.Errorf("%s: %w", dir, err)
+		return dir, fmt.Errorf("%s: %w", dir, err)
+	}
+	return dir, nil
+}
+
+// StoppedStatus looks at a directory that no server uses, without changing, locking or replaying anything. The store is shown as it
+// was last flushed; what the log holds beyond that is applied by the next start.
+func StoppedStatus(dir string, key []byte) (admin.Status, error) {
+	dir, err := HasStore(dir)
+	if err != nil {
+		return admin.Status{}, err
 	}
 	s := admin.Status{DataDir: dir, Version: version.Get()}
 	if err := inspectStopped(dir, key, &s); err != nil {
