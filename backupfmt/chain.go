@@ -103,6 +103,9 @@ func (r *Repo) chain(ctx context.Context, read linkReader) (*Chain, error) {
 	if err == nil {
 		err = r.checkSeen(c)
 	}
+	if err == nil {
+		err = r.checkShards(ctx, c)
+	}
 	if err != nil {
 		return nil, err
 	}

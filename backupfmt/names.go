@@ -14,6 +14,7 @@ import (
 //	keys/<slot id>, ....2          key slots; two copies of each
 //	epochs/<number>, ....2         wrapped epoch keys; two copies of each
 //	head                           newest link of the chain; besides ledger the only object that is ever replaced
+//	shards.auth                    which table of shards is the right one
 //	manifests/<seq>                links of the chain, from 1
 //	packs/<session>/<id>           chunks
 //	lists/<session>/<id>           where the chunks of a run are
@@ -24,6 +25,7 @@ import (
 const (
 	nameConfig     = "config"
 	nameHead       = "head"
+	nameShards     = "shards.auth"
 	secondCopy     = ".2"
 	folderKeys     = "keys/"
 	folderEpochs   = "epochs/"

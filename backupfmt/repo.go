@@ -99,6 +99,7 @@ type Repo struct {
 	rekeying bool             // keys of the generation before are still needed
 	links    map[string]*Link // by digest, hex: what Chain read
 	seen     Mark             // newest link that must be there
+	table    string           // digest of the table of shards with which the store was opened, once that was found right
 }
 
 // at is the same repository, looked at in another way.

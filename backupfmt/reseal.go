@@ -49,7 +49,7 @@ func (k *rekeyer) needed(ctx context.Context) (map[string]bool, error) {
 	if err != nil {
 		return nil, err
 	}
-	need := map[string]bool{nameHead: true}
+	need := map[string]bool{nameHead: true, nameShards: true}
 	for _, l := range c.Links {
 		need[manifestName(l.Seq)] = true
 		for _, refs := range [][]Ref{l.Packs, l.Lists} {
@@ -79,6 +79,12 @@ func (k *rekeyer) pass(ctx context.Context, needed map[string]bool) error {
 		return err
 	}
 	_ = add(head, object.Head)
+	table, err := k.r.st.Stat(ctx, nameShards)
+	if err == nil {
+		_ = add(table, object.Table)
+	} else if !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
 	for _, f := range sealedKinds {
 		if err := k.r.st.List(ctx, f.folder, func(i store.Info) error { return add(i, f.kind) }); err != nil {
 			return err

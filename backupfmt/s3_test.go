@@ -125,9 +125,9 @@ func TestAPlaceForPacksMayBeABucket(t *testing.T) {
 	bucket := s3(t)
 	first := w.disk
 	w.several(2)
-	_, err := shard.Add(bg, first, bucket, "bucket", w.clock.Now())
+	_, err := shard.Add(bg, first, bucket, "bucket", w.clock.Now(), w.repo.AnnounceShards(bg, false))
 	require.NoError(t, err)
-	require.NoError(t, shard.Close(bg, first, shard.First, true))
+	require.NoError(t, shard.Close(bg, first, shard.First, true, w.repo.AnnounceShards(bg, false)))
 	w.disk, err = shard.Open(bg, first, func(context.Context, string) (store.Store, error) { return bucket, nil })
 	require.NoError(t, err)
 	w.repo, err = Open(bg, w.disk, w.options())

@@ -54,7 +54,7 @@ func spread(t *testing.T, w *world) (*fleet, []shard.Place) {
 	for _, location := range []string{"second", "third"} {
 		d, err := store.CreateDir(f.fs, location)
 		require.NoError(t, err)
-		p, err := shard.Add(bg, f.first, d, location, w.clock.Now())
+		p, err := shard.Add(bg, f.first, d, location, w.clock.Now(), w.repo.AnnounceShards(bg, false))
 		require.NoError(t, err)
 		places = append(places, p)
 	}
@@ -90,7 +90,7 @@ func (w *world) only(f *fleet, id string) {
 	for _, closed := range []bool{false, true} { // one must always be open
 		for _, p := range f.open().Places() {
 			if (id != "" && p.ID != id) == closed {
-				require.NoError(w.t, shard.Close(bg, f.first, p.ID, closed))
+				require.NoError(w.t, shard.Close(bg, f.first, p.ID, closed, w.repo.AnnounceShards(bg, false)))
 			}
 		}
 	}
@@ -160,19 +160,19 @@ func TestPacksAreSpreadOverPlacesAndEverythingWorksAsBefore(t *testing.T) {
 	_, err = Mirror(bg, w.disk, one, CopyOptions{Delete: true})
 	require.NoError(t, err)
 	got, want := tree(t, one), tree(t, w.disk)
-	for _, own := range []string{"shards", "shards.2", nameLedger} {
+	for _, own := range []string{"shards", "shards.2", nameShards, nameLedger} {
 		delete(want, own)
 		require.NotContains(t, got, own)
 	}
 	require.Equal(t, want, got)
 
 	// A place is emptied and forgotten.
-	require.Error(t, f.open().Remove(bg, places[0].ID, false), "it holds packs")
-	require.NoError(t, shard.Close(bg, f.first, places[0].ID, true))
+	require.Error(t, f.open().Remove(bg, places[0].ID, false, w.repo.AnnounceShards(bg, false)), "it holds packs")
+	require.NoError(t, shard.Close(bg, f.first, places[0].ID, true, w.repo.AnnounceShards(bg, false)))
 	moved, _, err := f.open().Rebalance(bg, nil)
 	require.NoError(t, err)
 	require.NotZero(t, moved)
-	require.NoError(t, f.open().Remove(bg, places[0].ID, false))
+	require.NoError(t, f.open().Remove(bg, places[0].ID, false, w.repo.AnnounceShards(bg, false)))
 	require.NotContains(t, f.held(), "second")
 	w.repo, err = Open(bg, f.open(), w.newOptions())
 	require.NoError(t, err)
@@ -180,7 +180,7 @@ func TestPacksAreSpreadOverPlacesAndEverythingWorksAsBefore(t *testing.T) {
 	soundStore(t, w)
 	require.Equal(t, want, func() map[string][]byte {
 		m := tree(t, f.open())
-		for _, own := range []string{"shards", "shards.2", nameLedger} {
+		for _, own := range []string{"shards", "shards.2", nameShards, nameLedger} {
 			delete(m, own)
 		}
 		return m
@@ -251,8 +251,8 @@ func TestALostPlaceIsNamedWithWhatItCostsAndBackupsGoOn(t *testing.T) {
 	w.over(f)
 	_, err = w.tryRestore(Target{Seq: last.Seq})
 	require.ErrorContains(t, err, "is it mounted?")
-	require.Error(t, f.open().Remove(bg, places[0].ID, false))
-	require.NoError(t, f.open().Remove(bg, places[0].ID, true))
+	require.Error(t, f.open().Remove(bg, places[0].ID, false, w.repo.AnnounceShards(bg, false)))
+	require.NoError(t, f.open().Remove(bg, places[0].ID, true, w.repo.AnnounceShards(bg, false)))
 	w.over(f)
 	_, err = Copy(bg, saved, w.disk, nil)
 	require.NoError(t, err)
@@ -296,7 +296,7 @@ func TestARebalanceThatIsKilledAnywhereLosesNothing(t *testing.T) {
 	packs := len(w.names(folderPacks))
 	require.Greater(t, packs, 3)
 	f, _ := spread(t, w)
-	require.NoError(t, shard.Close(bg, f.first, shard.First, true))
+	require.NoError(t, shard.Close(bg, f.first, shard.First, true, w.repo.AnnounceShards(bg, false)))
 	for n, done := 0, false; !done; n++ {
 		left := n
 		g := *f
@@ -334,13 +334,13 @@ func TestTheTableOfPlacesSurvivesDamageOfOneCopyAndRefusesNonsense(t *testing.T)
 	f, places := spread(t, w)
 	d, err := f.place(bg, "second")
 	require.NoError(t, err)
-	_, err = shard.Add(bg, f.first, d, "second", w.clock.Now())
+	_, err = shard.Add(bg, f.first, d, "second", w.clock.Now(), w.repo.AnnounceShards(bg, false))
 	require.ErrorIs(t, err, shard.ErrInvalid, "it is not empty")
-	require.ErrorIs(t, shard.Close(bg, f.first, "nobody", true), shard.ErrInvalid)
-	require.NoError(t, shard.Close(bg, f.first, shard.First, true))
-	require.NoError(t, shard.Close(bg, f.first, places[0].ID, true))
-	require.ErrorIs(t, shard.Close(bg, f.first, places[1].ID, true), shard.ErrInvalid, "somebody must take packs")
-	require.ErrorIs(t, f.open().Remove(bg, shard.First, true), shard.ErrInvalid)
+	require.ErrorIs(t, shard.Close(bg, f.first, "nobody", true, w.repo.AnnounceShards(bg, false)), shard.ErrInvalid)
+	require.NoError(t, shard.Close(bg, f.first, shard.First, true, w.repo.AnnounceShards(bg, false)))
+	require.NoError(t, shard.Close(bg, f.first, places[0].ID, true, w.repo.AnnounceShards(bg, false)))
+	require.ErrorIs(t, shard.Close(bg, f.first, places[1].ID, true, w.repo.AnnounceShards(bg, false)), shard.ErrInvalid, "somebody must take packs")
+	require.ErrorIs(t, f.open().Remove(bg, shard.First, true, w.repo.AnnounceShards(bg, false)), shard.ErrInvalid)
 	// Places that were swapped are not what the table says.
 	second := d
 	mark, v, err := second.Get(bg, "shard")
@@ -381,4 +381,147 @@ func TestAStoreOfPlacesConforms(t *testing.T) {
 	require.ErrorIs(t, err, store.ErrNotFound)
 	require.Len(t, w.names(folderPacks), 39)
 	require.ErrorIs(t, st.List(bg, "packs/", func(store.Info) error { return errDead }), errDead)
+}
+
+// Whoever can write to the first place, but has not the key, cannot send packs elsewhere, hide places, or take the place of the owner.
+func TestATableThatTheOwnerDidNotWriteIsRefused(t *testing.T) {
+	w := newWorld(t, 310)
+	w.fill(300)
+	w.backup(Full)
+	f, places := spread(t, w)
+	table, _, err := f.first.Get(bg, "shards")
+	require.NoError(t, err)
+	auth, _, err := f.first.Get(bg, nameShards)
+	require.NoError(t, err)
+	write := func(table, auth []byte) {
+		for name, b := range map[string][]byte{"shards": table, "shards.2": table, nameShards: auth} {
+			require.NoError(t, f.first.Delete(bg, name))
+			if b != nil {
+				require.NoError(t, f.first.Create(bg, name, b))
+			}
+		}
+	}
+	// A table of somebody who knows the format, made with the tools.
+	evil := newWorld(t, 311)
+	elsewhere, evilPlaces := spread(t, evil)
+	other, _, err := elsewhere.first.Get(bg, "shards")
+	require.NoError(t, err)
+	otherAuth, _, err := elsewhere.first.Get(bg, nameShards)
+	require.NoError(t, err)
+	require.NoError(t, shard.Close(bg, elsewhere.first, evilPlaces[0].ID, true, func(string, string) error { return nil }))
+	for what, forged := range map[string][2][]byte{
+		"another table":          {other, auth},
+		"of another repository":  {other, otherAuth},
+		"nothing vouches for it": {table, nil},
+		"vouched for by another": {table, otherAuth},
+	} {
+		write(forged[0], forged[1])
+		st, err := shard.Open(bg, f.first, f.place)
+		require.NoError(t, err)
+		r, err := Open(bg, st, w.options())
+		require.NoError(t, err)
+		_, err = r.Chain(bg)
+		require.ErrorIs(t, err, ErrDamaged, what)
+		_, err = r.Plan(bg, Target{})
+		require.Error(t, err, what)
+		_, err = r.Prune(bg, PruneOptions{Policy: Policy{Last: 1}})
+		require.Error(t, err, what)
+		require.Error(t, shard.Close(bg, f.first, shard.First, true, r.AnnounceShards(bg, false)), "%s is not made right by the next change", what)
+		v, err := r.Verify(bg, VerifyOptions{NoLedger: true})
+		require.NoError(t, err)
+		require.NotEmpty(t, v.Damage, what)
+	}
+	// The owner may say that it is right, after all.
+	write(table, nil)
+	w.disk = f.open()
+	w.reopen(-1)
+	require.NoError(t, w.repo.AcceptShards(bg))
+	w.over(f)
+	w.restore(Target{})
+	// A table that was put right between the opening and the look at it does not help who opened another.
+	now, _, err := f.first.Get(bg, nameShards)
+	require.NoError(t, err)
+	write(other, now)
+	st, err := shard.Open(bg, f.first, elsewhere.place)
+	require.NoError(t, err)
+	write(table, now)
+	r, err := Open(bg, st, w.options())
+	require.NoError(t, err)
+	_, err = r.Chain(bg)
+	require.ErrorIs(t, err, ErrShards)
+	// A process that is at work goes on when a place is added.
+	w.over(f)
+	w.restore(Target{})
+	require.NoError(t, shard.Close(bg, f.first, places[0].ID, true, w.repo.AnnounceShards(bg, false)))
+	require.NoError(t, shard.Close(bg, f.first, places[0].ID, false, w.repo.AnnounceShards(bg, false)))
+	w.write(3)
+	w.backup(Full)
+	soundStore(t, w)
+}
+
+// TestAChangeOfTheTableMayBeKilledAnywhere: the table before or the table behind is the right one, and the same call gets through.
+func TestAChangeOfTheTableMayBeKilledAnywhere(t *testing.T) {
+	points := 0
+	for n := 0; ; n++ {
+		w := brief(t, 312)
+		f, places := spread(t, w)
+		r, err := Open(bg, newFaulty(f.open(), n), w.options())
+		require.NoError(t, err)
+		err = shard.Close(bg, newFaultyFrom(r.st.(*faulty), f.first), places[0].ID, true, r.AnnounceShards(bg, false))
+		w.over(f)
+		w.restoresAll()
+		if err == nil {
+			break
+		}
+		require.ErrorIs(t, err, errKilled)
+		points++
+		require.NoError(t, shard.Close(bg, f.first, places[0].ID, true, w.repo.AnnounceShards(bg, false)))
+		w.over(f)
+		w.backup(Full)
+		soundStore(t, w)
+	}
+	require.Equal(t, 4, points)
+}
+
+// newFaultyFrom is another store that dies with the first one.
+func newFaultyFrom(f *faulty, st store.Store) store.Store { return &fateful{faulty: f, st: st} }
+
+type fateful struct {
+	*faulty
+	st store.Store
+}
+
+func (f *fateful) Get(ctx context.Context, name string) ([]byte, store.Version, error) {
+	return f.st.Get(ctx, name)
+}
+
+func (f *fateful) Replace(ctx context.Context, name string, b []byte, v store.Version) (store.Version, error) {
+	if err := f.step(); err != nil {
+		return "", err
+	}
+	return f.st.Replace(ctx, name, b, v)
+}
+
+func TestTheTableOfASignedRepositoryIsSigned(t *testing.T) {
+	w := newWorld(t, 313)
+	w.fill(300)
+	w.backup(Full)
+	f, places := spread(t, w)
+	before, _, err := f.first.Get(bg, nameShards)
+	require.NoError(t, err)
+	one := signer(t, 1)
+	_, err = w.as(one).BeginSigning(bg)
+	require.NoError(t, err)
+	w.become(w.as(one))
+	w.several(2)
+	w.repo = w.as(nil, one)
+	w.restore(Target{})
+	w.become(w.as(one))
+	require.NoError(t, shard.Close(bg, f.first, places[0].ID, true, w.repo.AnnounceShards(bg, false)))
+	w.disk = f.open()
+	// Somebody who has the encryption key, and not that one.
+	require.ErrorIs(t, shard.Close(bg, f.first, places[0].ID, false, w.as(nil).AnnounceShards(bg, false)), ErrSignKey)
+	put(t, f.first, nameShards, before)
+	_, err = w.as(nil, one).Plan(bg, Target{})
+	require.ErrorIs(t, err, ErrUnsigned)
 }

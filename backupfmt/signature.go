@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/erlmcp/erlmcp/backupfmt/object"
+	"github.com/erlmcp/erlmcp/backupfmt/shard"
 	"github.com/erlmcp/erlmcp/backupfmt/sign"
 )
 
@@ -195,8 +196,19 @@ func (r *Repo) BeginSigning(ctx context.Context) (*Link, error) {
 	if err := f.fenceArchives(ctx, c); err != nil {
 		return nil, err
 	}
+	table, err := shard.Digest(ctx, r.st)
+	if err == nil && table != "" {
+		err = r.checkShards(ctx, &Chain{}) // nor does that
+	}
+	if err != nil {
+		return nil, err
+	}
 	inv := Inventory{Kind: BeginSign, Signing: &Signing{Since: r.o.Now().UTC(), Logs: f.ends}}
-	return r.commit(ctx, c, inv, Details{}, func(*Link) error { return nil })
+	l, err := r.commit(ctx, c, inv, Details{}, func(*Link) error { return nil })
+	if err == nil && table != "" {
+		err = r.AcceptShards(ctx)
+	}
+	return l, err
 }
 
 // ownSignature is that of what this Repo just wrote.

@@ -319,7 +319,7 @@ func (v *verifier) rewrite(ctx context.Context, name string, good []byte) error 
 func (v *verifier) chain(ctx context.Context) error {
 	var readable []*Link
 	for _, n := range v.order {
-		if n != nameHead && !strings.HasPrefix(n, folderManifest) && !strings.HasPrefix(n, folderProofs) {
+		if n != nameHead && n != nameShards && !strings.HasPrefix(n, folderManifest) && !strings.HasPrefix(n, folderProofs) {
 			continue
 		}
 		if err := v.whole(ctx, n, nil, nil); err != nil {

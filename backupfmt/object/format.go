@@ -88,6 +88,7 @@ const (
 	Archive  Kind = 'A' // a piece of the log
 	Head     Kind = 'H' // the newest link
 	Proof    Kind = 'D' // a drill that was passed or failed
+	Table    Kind = 'T' // which table of shards is the right one
 )
 
 // Sentinel errors; test with errors.Is.

@@ -133,8 +133,8 @@ func (t *table) row(id string) (int, error) {
 }
 
 // Close lets a place take no new packs, or take them again; Rebalance then empties it.
-func Close(ctx context.Context, first store.Store, id string, closed bool) error {
-	_, err := change(ctx, first, func(t *table) error {
+func Close(ctx context.Context, first store.Store, id string, closed bool, announce Announce) error {
+	_, err := change(ctx, first, announce, func(t *table) error {
 		n, err := t.row(id)
 		if err != nil {
 			return err
@@ -149,12 +149,12 @@ func Close(ctx context.Context, first store.Store, id string, closed bool) error
 }
 
 // Remove takes a place out of the table: ErrInvalid if it is not closed, or holds packs, unless it is lost.
-func (s *Store) Remove(ctx context.Context, id string, lost bool) error {
+func (s *Store) Remove(ctx context.Context, id string, lost bool, announce Announce) error {
 	held, err := s.Survey(ctx)
 	if err != nil {
 		return err
 	}
-	_, err = change(ctx, s.Store, func(t *table) error {
+	_, err = change(ctx, s.Store, announce, func(t *table) error {
 		n, err := t.row(id)
 		if err != nil {
 			return err

@@ -19,6 +19,7 @@ type Opener func(ctx context.Context, location string) (store.Store, error)
 type Store struct {
 	store.Store // the first place
 	places      []Place
+	digest      string // of the table
 	open        Opener
 	lost        bool // places that cannot be reached count as empty, see Partial
 
@@ -32,11 +33,22 @@ func Open(ctx context.Context, first store.Store, open Opener) (store.Store, err
 	if err != nil || t == nil {
 		return first, err
 	}
-	return &Store{Store: first, places: t.Places, open: open, conn: map[string]store.Store{First: first}}, nil
+	return &Store{Store: first, places: t.Places, digest: t.Checksum, open: open, conn: map[string]store.Store{First: first}}, nil
 }
 
 // Places are the rows of the table, the first place first.
 func (s *Store) Places() []Place { return slices.Clone(s.places) }
+
+// Opened names the table with which a store was opened, if its packs are spread; else "".
+func Opened(st store.Store) string {
+	if l, ok := st.(*store.Limited); ok {
+		st = l.Store
+	}
+	if s, ok := st.(*Store); ok {
+		return s.digest
+	}
+	return ""
+}
 
 // String names the first place, and how many more there are.
 func (s *Store) String() string { return s.Store.String() }
@@ -283,7 +295,7 @@ func (s *Store) Partial(ctx context.Context) (store.Store, []*Error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	view := &Store{Store: s.Store, places: s.places, open: s.open, lost: true, conn: map[string]store.Store{}}
+	view := &Store{Store: s.Store, places: s.places, digest: s.digest, open: s.open, lost: true, conn: map[string]store.Store{}}
 	for id, st := range s.conn {
 		view.conn[id] = st
 	}

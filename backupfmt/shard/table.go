@@ -133,8 +133,21 @@ func readTable(ctx context.Context, first store.Store) (newest *table, versions 
 	return newest, versions, nil
 }
 
+// Announce is called with what names a table, "" for none, and what names the one that is about to take its place. It lets the repository
+// know before it happens; once it has happened it is called again, with the new one twice.
+type Announce func(before, after string) error
+
+// Digest names the table of a repository as it is stored; "" if there is none.
+func Digest(ctx context.Context, st store.Store) (string, error) {
+	t, _, err := readTable(ctx, st)
+	if err != nil || t == nil {
+		return "", err
+	}
+	return t.Checksum, nil
+}
+
 // change writes a table in the place of the one that was read. Of several at once one wins: store.ErrChanged.
-func change(ctx context.Context, first store.Store, edit func(*table) error) (*table, error) {
+func change(ctx context.Context, first store.Store, announce Announce, edit func(*table) error) (*table, error) {
 	t, versions, err := readTable(ctx, first)
 	if err != nil {
 		return nil, err
@@ -142,6 +155,7 @@ func change(ctx context.Context, first store.Store, edit func(*table) error) (*t
 	if t == nil {
 		t = &table{Version: 1, Places: []Place{{ID: First}}}
 	}
+	before := t.Checksum
 	if err := edit(t); err != nil {
 		return nil, err
 	}
@@ -150,12 +164,19 @@ func change(ctx context.Context, first store.Store, edit func(*table) error) (*t
 	if err != nil {
 		return nil, err
 	}
+	again, err := parseTable(b)
+	if err != nil {
+		return nil, err
+	}
+	if err := announce(before, again.Checksum); err != nil {
+		return nil, err
+	}
 	for i, name := range []string{nameTable, nameTable + ".2"} {
 		if _, err := first.Replace(ctx, name, b, versions[i]); err != nil {
 			return nil, err
 		}
 	}
-	return t, nil
+	return t, announce(again.Checksum, again.Checksum)
 }
 
 // ranked are the places in the order in which a pack is looked for; open ones first, the first of which takes it.
@@ -186,7 +207,7 @@ func ranked(places []Place, name string) []Place {
 }
 
 // Add makes a place of an empty store: ErrInvalid if it is not empty, or is one already.
-func Add(ctx context.Context, first, st store.Store, location string, now time.Time) (Place, error) {
+func Add(ctx context.Context, first, st store.Store, location string, now time.Time, announce Announce) (Place, error) {
 	err := st.List(ctx, "", func(i store.Info) error {
 		return fmt.Errorf("%w: %s is not empty, it holds %s", ErrInvalid, location, i.Name)
 	})
@@ -199,7 +220,7 @@ func Add(ctx context.Context, first, st store.Store, location string, now time.T
 	if err := st.Create(ctx, nameMark, []byte(markText+p.ID+"\n")); err != nil {
 		return Place{}, err
 	}
-	_, err = change(ctx, first, func(t *table) error {
+	_, err = change(ctx, first, announce, func(t *table) error {
 		if len(t.Places) == most {
 			return fmt.Errorf("%w: there are %d places already", ErrInvalid, most)
 		}

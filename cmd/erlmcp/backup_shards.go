@@ -25,7 +25,10 @@ the places, stays in the first one, which is the one to name with --repo.
   shards remove ID     forget a place that is closed and empty, or, with --lost, one that is gone
 
 A pack is in one place only: what is lost with a place only a copy of the repository can bring back (erlmcp backup copy reads all places and makes one
-tree of them; a copy may have shards of its own). Backups go on while a place is away. No command needs the passphrase.
+tree of them; a copy may have shards of its own). Backups go on while a place is away.
+
+The chain of backups vouches for the table, so that nobody without the key can send packs elsewhere or hide some: all commands but list need the
+passphrase, and in a signed repository the signing key. A table that the chain does not name is refused; shards accept takes it as it is.
 
 Exit codes: 0 success; 1 failure; 2 wrong usage or configuration.`
 
@@ -41,26 +44,26 @@ func (a *app) backupShardsCommand() *cobra.Command {
 		"remove takes a place out of the table. It must be closed and empty (shards close, shards rebalance; restart servers that use the repository in between),\n"+
 			"unless --lost says that it is gone, with what it held: erlmcp backup verify then says what that was.",
 		"  erlmcp backup shards remove 0123456789abcdef", 1,
-		func(ctx context.Context, st store.Store, _ backup.Target, args []string, _ *meter) (any, string, error) {
+		func(ctx context.Context, st store.Store, t shardTarget, args []string, _ *meter) (any, string, error) {
 			s, err := shardsOf(st)
 			if err != nil {
 				return nil, "", err
 			}
-			return map[string]any{"removed": args[0]}, "removed shard " + args[0], s.Remove(ctx, args[0], lost)
+			return map[string]any{"removed": args[0]}, "removed shard " + args[0], s.Remove(ctx, args[0], lost, t.repo.AnnounceShards(ctx, false))
 		})
 	remove.Flags().BoolVar(&lost, "lost", false, "it is gone with everything it held")
-	cmd.AddCommand(a.shardsListCommand(), a.shardsAddCommand(), a.shardsCloseCommand(true), a.shardsCloseCommand(false), a.shardsRebalanceCommand(), remove)
+	cmd.AddCommand(a.shardsListCommand(), a.shardsAddCommand(), a.shardsCloseCommand(true), a.shardsCloseCommand(false), a.shardsRebalanceCommand(), a.shardsAcceptCommand(), remove)
 	return cmd
 }
 
 // shardCommand is the frame of the commands that change the table.
 func (a *app) shardCommand(use, short, long, example string, args int,
-	work func(ctx context.Context, st store.Store, t backup.Target, args []string, m *meter) (doc any, text string, err error),
+	work func(ctx context.Context, st store.Store, t shardTarget, args []string, m *meter) (doc any, text string, err error),
 ) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: use, Short: short, Long: long + "\n\nExit codes: 0 done; 1 not done; 2 wrong usage or configuration.", Example: example, Args: cobra.ExactArgs(args),
 	}
-	r := a.repoFlags(cmd)
+	r := a.repoFlags(cmd).signing(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := r.load(cmd)
 		if err != nil {
@@ -72,16 +75,14 @@ func (a *app) shardCommand(use, short, long, example string, args int,
 		}
 		t.Rate = 0 // packs that move do not pass through a repository
 		return onSignal(func(ctx context.Context) error {
-			st, err := t.Store(ctx, false)
-			if err == nil {
-				_, err = backupfmt.OpenKeyless(ctx, st, nil) // it is one
-			}
+			repo, err := t.Open(ctx)
 			if err != nil {
 				return backup.Explain(err, t.String())
 			}
+			st := repo.Store()
 			m := a.newMeter(r.asJSON)
 			defer m.close()
-			doc, text, err := work(ctx, st, t, args, m)
+			doc, text, err := work(ctx, st, shardTarget{t, repo}, args, m)
 			if err != nil {
 				return backup.Explain(err, t.String())
 			}
@@ -89,6 +90,22 @@ func (a *app) shardCommand(use, short, long, example string, args int,
 		})
 	}
 	return cmd
+}
+
+// shardTarget is the repository whose table is changed.
+type shardTarget struct {
+	backup.Target
+	repo *backupfmt.Repo
+}
+
+func (a *app) shardsAcceptCommand() *cobra.Command {
+	return a.shardCommand("accept", "Take the table of shards as it is",
+		"accept says that the table of shards is right, whoever wrote it: after it was put right by hand, or for one that an older program made. Look at shards list first.\n"+
+			"Until then a table that the chain does not name is refused by every command.",
+		"  erlmcp backup shards accept --repo /var/backups/erlmcp --key-file backup.key", 0,
+		func(ctx context.Context, st store.Store, t shardTarget, _ []string, _ *meter) (any, string, error) {
+			return map[string]any{"accepted": true}, "the table of shards is accepted as it is", t.repo.AcceptShards(ctx)
+		})
 }
 
 // shardsOf is a repository that has shards.
@@ -113,7 +130,7 @@ func (a *app) shardsAddCommand() *cobra.Command {
 		"add makes an empty directory, or the prefix of a bucket, a place for packs. New packs are spread over all places; shards rebalance moves old ones.\n"+
 			"A server learns of it when it is restarted; until then it goes on with the places it knows.",
 		"  erlmcp backup shards add /mnt/second/erlmcp-packs --repo /var/backups/erlmcp", 1,
-		func(ctx context.Context, st store.Store, t backup.Target, args []string, _ *meter) (any, string, error) {
+		func(ctx context.Context, st store.Store, t shardTarget, args []string, _ *meter) (any, string, error) {
 			l, err := store.ParseLocation(args[0], t.Env)
 			if err != nil {
 				return nil, "", err
@@ -122,7 +139,7 @@ func (a *app) shardsAddCommand() *cobra.Command {
 			if err != nil {
 				return nil, "", err
 			}
-			p, err := shard.Add(ctx, firstOf(st), place, l.String(), time.Now())
+			p, err := shard.Add(ctx, firstOf(st), place, l.String(), time.Now(), t.repo.AnnounceShards(ctx, false))
 			return p, fmt.Sprintf("added shard %s at %s", p.ID, p.Location), err
 		})
 }
@@ -133,12 +150,12 @@ func (a *app) shardsCloseCommand(closed bool) *cobra.Command {
 		use, short, text = "open ID", "Let a closed place take packs again", "opened"
 	}
 	return a.shardCommand(use, short, short+"; what it holds stays there until shards rebalance.", "  erlmcp backup shards "+use[:len(use)-2]+"first --repo /var/backups/erlmcp", 1,
-		func(ctx context.Context, st store.Store, _ backup.Target, args []string, _ *meter) (any, string, error) {
+		func(ctx context.Context, st store.Store, t shardTarget, args []string, _ *meter) (any, string, error) {
 			s, err := shardsOf(st)
 			if err != nil {
 				return nil, "", err
 			}
-			return map[string]any{text: args[0]}, text + " shard " + args[0], shard.Close(ctx, s.Store, args[0], closed)
+			return map[string]any{text: args[0]}, text + " shard " + args[0], shard.Close(ctx, s.Store, args[0], closed, t.repo.AnnounceShards(ctx, false))
 		})
 }
 
@@ -147,9 +164,12 @@ func (a *app) shardsRebalanceCommand() *cobra.Command {
 		"rebalance moves packs after a place was added or closed. A pack is deleted only after it is stored elsewhere: it may be interrupted or killed anywhere,\n"+
 			"and everything can be restored meanwhile.",
 		"  erlmcp backup shards rebalance --repo /var/backups/erlmcp", 0,
-		func(ctx context.Context, st store.Store, _ backup.Target, _ []string, m *meter) (any, string, error) {
+		func(ctx context.Context, st store.Store, t shardTarget, _ []string, m *meter) (any, string, error) {
 			s, err := shardsOf(st)
 			if err != nil {
+				return nil, "", err
+			}
+			if _, err := t.repo.Chain(ctx); err != nil { // the table is the right one
 				return nil, "", err
 			}
 			moved, bytes, err := s.Rebalance(ctx, func(_ string, done, total int64) {

@@ -70,6 +70,9 @@ func advice(err error, where string) string {
 		return "give the private key with --sign-key-file, or the setting backup.sign_key_file; nothing was changed"
 	case errors.Is(err, backupfmt.ErrNotSigned):
 		return "if it never was, `erlmcp backup keys sign-begin --repo " + where + "` begins with it; if it was, somebody took the signatures away: look at a copy"
+	case errors.Is(err, backupfmt.ErrShards):
+		return "somebody else wrote, removed or put back the table that says where packs are, or an older program made it; nothing was changed. `erlmcp backup shards list --repo " + where +
+			"` shows it: if it is right, `erlmcp backup shards accept` says so; if not, remove the objects shards and shards.2 and add the right places again"
 	case errors.Is(err, backupfmt.ErrRolledBack):
 		return "backups that were there are gone from " + where + ", as when it was put back to an older state, or another copy was mounted in its place; nothing was changed. " +
 			"Compare with your copies (`erlmcp backup list`), and bring back what is missing with `erlmcp backup copy`. If an older state was put back on purpose, " +

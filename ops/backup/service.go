@@ -246,7 +246,7 @@ func (s *Service) runNow(ctx context.Context, name string, work func(context.Con
 
 // forget closes the repository after an error that may be about it, so that the next job opens it afresh.
 func (s *Service) forget(err error) {
-	if errors.Is(err, backupfmt.ErrDamaged) || errors.Is(err, errFound) {
+	if errors.Is(err, backupfmt.ErrDamaged) && !errors.Is(err, backupfmt.ErrShards) || errors.Is(err, errFound) {
 		return
 	}
 	s.mu.Lock()
