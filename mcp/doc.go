@@ -90,7 +90,9 @@
 // interrupts ends with an error in the stream, never with silence. Messages
 // that belong to no call wait in the session's standalone stream until the
 // client opens it. When the store refuses an event, the session is
-// disconnected: no client sees what a restart would forget.
+// disconnected: no client sees what a restart would forget. An answer that is
+// too large for the store ([engine.ErrTooLarge]) becomes an error,
+// CodeMessageTooLarge, and a message from the server that is fails in the handler.
 //
 // The handler itself does not outlive the process, and neither does a question
 // it asked the client: a late answer to one is refused with an error that says so.

@@ -73,6 +73,7 @@ func live(t testing.TB, store mcp.Store, o mcp.Options) *life {
 		func(ctx context.Context, req *sdk.CallToolRequest, in struct {
 			Steps int  `json:"steps"`
 			Leave bool `json:"leave,omitempty"` // close the stream behind the first step
+			Long  int  `json:"long,omitempty"`  // bytes more in the answer
 		},
 		) (*sdk.CallToolResult, textOut, error) {
 			for i := range in.Steps {
@@ -91,7 +92,7 @@ func live(t testing.TB, store mcp.Store, o mcp.Options) *life {
 					req.Extra.CloseSSEStream(sdk.CloseSSEStreamArgs{RetryAfter: 7 * time.Millisecond})
 				}
 			}
-			return nil, textOut{Text: "all steps done"}, nil
+			return nil, textOut{Text: "all steps done" + strings.Repeat("x", in.Long)}, nil
 		})
 	l.srv = httptest.NewServer(r.Handler())
 	l.url = l.srv.URL
@@ -295,6 +296,23 @@ func TestCallIsResumedByEventID(t *testing.T) {
 			require.EqualValues(t, 3, l.r.Stats().Resumptions)
 		})
 	}
+}
+
+// An answer that comes at once is stored nowhere; behind another event it must be.
+func TestAnAnswerThatTheStoreCannotKeepIsAnError(t *testing.T) {
+	l := live(t, newFaultyStore(t), mcp.Options{})
+	h := open(t, l.url)
+	l.steps <- struct{}{}
+	s := listen(t, http.MethodPost, l.url, h,
+		`{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"steps","arguments":{"steps":1,"long":300000},"_meta":{"progressToken":"p"}}}`)
+	all := s.rest()
+	require.Contains(t, all[1].data, progress(1))
+	require.Contains(t, all[2].data, `"id":5,"error":{"code":-32012,`)
+	require.Contains(t, all[2].data, "more than the event stream can keep")
+	s = listen(t, http.MethodGet, l.url, with(h, "Last-Event-ID", all[1].id), "")
+	require.Equal(t, all[2], s.rest()[1], "and that is what is kept")
+	status, answer, _ := post(t, l.url, h, echoCall("6", "still there"))
+	require.Equal(t, 200, status, "%+v", answer)
 }
 
 func TestCallInterruptedByRestartEndsWithAnError(t *testing.T) {

@@ -5,12 +5,17 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+
+	"github.com/erlmcp/erlmcp/engine"
 )
 
 const (
@@ -109,7 +114,14 @@ func (st *stream) put(ctx context.Context, call *Call, ev *Event) error {
 	if ev.Final {
 		left := slices.DeleteFunc(slices.Clone(st.rec.Calls), func(id json.RawMessage) bool { return bytes.Equal(id, call.rawID) })
 		if st.durable {
-			return st.commit(ctx, left, len(left) == 0, ev.Data)
+			err := st.commit(ctx, left, len(left) == 0, ev.Data)
+			if errors.Is(err, engine.ErrTooLarge) { // it never could be: the client is told, instead of waiting
+				st.s.reg.rt.log.Warn("an answer is too large to be stored", "method", call.Method, "bytes", len(ev.Data), "error", err)
+				ev.Data, _ = encodeFailure(call.rawID, &jsonrpc.Error{Code: CodeMessageTooLarge, Message: fmt.Sprintf(
+					"the answer has %d bytes, more than the event stream can keep; ask for less", len(ev.Data))})
+				err = st.commit(ctx, left, len(left) == 0, ev.Data)
+			}
+			return err
 		}
 		st.rec.Calls, st.parts = left, append(st.parts, ev.Data)
 		st.done = len(left) == 0
@@ -132,7 +144,11 @@ func (st *stream) put(ctx context.Context, call *Call, ev *Event) error {
 	if st.dead {
 		return errStreamDead
 	}
-	return st.commit(ctx, st.rec.Calls, false, ev.Data)
+	err := st.commit(ctx, st.rec.Calls, false, ev.Data)
+	if errors.Is(err, engine.ErrTooLarge) {
+		return rejected(fmt.Sprintf("the message has %d bytes, more than the event stream can keep", len(ev.Data)))
+	}
+	return err
 }
 
 // crowded reports whether a call's handler must wait for its client to read.

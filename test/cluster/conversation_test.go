@@ -254,7 +254,7 @@ func TestClientsTalkWhileALogIsMended(t *testing.T) {
 	if testing.Short() {
 		t.Skip("writes some segments")
 	}
-	k := talkers(t, nil, "--set", "storage.segment_size=128KiB", "--set", "storage.max_value_bytes=32KiB")
+	k := talkers(t, nil, "--set", "storage.segment_size=256KiB", "--set", "storage.max_value_bytes=116KiB")
 	end := k.f.load("fill", 6)
 	sealed := func(x *node) []string {
 		segments, _ := filepath.Glob(filepath.Join(x.dir, "wal", "*.seg"))
