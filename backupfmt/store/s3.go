@@ -156,27 +156,39 @@ func (s *S3) Create(ctx context.Context, name string, body []byte) error {
 		}
 	}
 	var err error
-	if inParts {
-		err = s.inParts(ctx, name, body)
-	} else {
-		_, err = s.put(ctx, name, body, func(o *minio.PutObjectOptions) { o.SetMatchETagExcept("*") })
+	for try := range createTries {
+		if try > 0 {
+			if err := sleep(ctx, time.Duration(50<<try)*time.Millisecond); err != nil {
+				return err
+			}
+		}
+		if inParts {
+			err = s.inParts(ctx, name, body)
+		} else {
+			_, err = s.put(ctx, name, body, func(o *minio.PutObjectOptions) { o.SetMatchETagExcept("*") })
+		}
+		if !errors.Is(err, ErrChanged) && (!inParts || !errors.Is(err, ErrNotFound)) { // an upload is not found when it was finished before
+			return err
+		}
+		// Somebody else's object, or our own from a request whose answer was lost and that was sent again.
+		have, _, gerr := s.Get(ctx, name)
+		switch {
+		case gerr == nil && bytes.Equal(have, body):
+			return nil
+		case gerr == nil:
+			return fmt.Errorf("%w: %s", ErrExists, name)
+		case !errors.Is(gerr, ErrNotFound):
+			return gerr
+		case inParts:
+			return fmt.Errorf("store: write %s: its upload was given up by somebody else; try again", s.at(name))
+		}
+		// Somebody else is about to write it, and may fail: 409, conflicting conditional operation in progress.
 	}
-	if !errors.Is(err, ErrChanged) && (!inParts || !errors.Is(err, ErrNotFound)) { // an upload is not found when it was finished before
-		return err
-	}
-	// Somebody else's object, or our own from a request whose answer was lost and that was sent again.
-	have, _, gerr := s.Get(ctx, name)
-	if errors.Is(gerr, ErrNotFound) {
-		return fmt.Errorf("store: write %s: its upload was given up by somebody else; try again", s.at(name))
-	}
-	if gerr != nil {
-		return gerr
-	}
-	if bytes.Equal(have, body) {
-		return nil
-	}
-	return fmt.Errorf("%w: %s", ErrExists, name)
+	return fmt.Errorf("store: write %s: others began to write it %d times, but it is not there; try again: %w", s.at(name), createTries, err)
 }
+
+// createTries is how often an object is created that was refused because of others who then did not create it.
+const createTries = 5
 
 // Replace implements Store.
 func (s *S3) Replace(ctx context.Context, name string, body []byte, old Version) (Version, error) {

@@ -223,9 +223,15 @@ func TestRestoreGoesToATimeBetweenBackups(t *testing.T) {
 	v.must("backup", "create", "--data", data)
 	some(t, s, "b", 3)
 	want := status(t, data).Store
-	time.Sleep(5 * time.Millisecond) // entries have times in whole milliseconds
-	moment := time.Now().UTC()
-	time.Sleep(5 * time.Millisecond)
+	var moment time.Time
+	for again := want; ; want = again { // how the calls ended is stored a moment after them
+		time.Sleep(5 * time.Millisecond) // entries have times in whole milliseconds
+		moment = time.Now().UTC()
+		time.Sleep(200 * time.Millisecond)
+		if again = status(t, data).Store; again.AppliedIndex == want.AppliedIndex {
+			break
+		}
+	}
 	some(t, s, "accident", 3)
 	v.must("backup", "create", "--data", data)
 	var d restoredDoc

@@ -8,7 +8,7 @@ import (
 // Memory, in bytes, at which the collector of a command that works on a repository begins to run more often instead of letting the heap grow to twice
 // what is in use. It never makes a command fail.
 const (
-	createMemory = 74 << 20 // of a backup with packs of usualPack; what it holds itself is 60 MiB at most
+	createMemory = 74 << 20  // of a backup with packs of usualPack; what it holds itself is 60 MiB at most
 	repoMemory   = 150 << 20 // of everything else
 
 	usualPack   = 16 << 20
