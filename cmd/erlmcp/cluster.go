@@ -332,13 +332,15 @@ The server must be stopped.`,
 			return err
 		}
 		fmt.Fprintf(a.out, "%s is the only member now. Its state ends at entry %d (%.16s).\nLet the other members join anew, with empty directories: with their old ones they are strangers to it.\n", r.Name, r.Index, r.StateHash)
+		required := " --set cluster.required=on"
 		if single {
+			required = ""
 			if _, err := cluster.Leave(cfg.DataDir, time.Now()); err != nil {
 				return err
 			}
 			fmt.Fprintln(a.out, "The directory is a single node's again.")
 		}
-		_, err = fmt.Fprintf(a.out, "\nNext:\n  erlmcp serve --data %s\n", cfg.DataDir)
+		_, err = fmt.Fprintf(a.out, "\nNext:\n  erlmcp serve --data %s%s\n", cfg.DataDir, required)
 		return err
 	}
 	return cmd

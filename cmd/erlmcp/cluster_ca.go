@@ -79,7 +79,7 @@ store; its server must be stopped. The token is the argument, or the environment
 		if err := cluster.Accept(ctx, cfg.DataDir, cluster.JoinOptions{Token: token, Addresses: addresses, Now: time.Now()}); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(a.out, "the member has a certificate of today's authority.\n\nNext:\n  erlmcp serve --data %s\n", cfg.DataDir)
+		_, err = fmt.Fprintf(a.out, "the member has a certificate of today's authority.\n\nNext:\n  erlmcp serve --data %s --set cluster.required=on\n", cfg.DataDir)
 		return err
 	}
 	return cmd
