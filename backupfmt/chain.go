@@ -92,6 +92,19 @@ func (r *Repo) fresh(ctx context.Context, seq uint64, _ string) (*Link, error) {
 }
 
 func (r *Repo) chain(ctx context.Context, read linkReader) (*Chain, error) {
+	c, err := r.ownChain(ctx, read)
+	if err == nil {
+		err = r.checkShards(ctx, c)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.Expect(c.Mark())
+	return c, nil
+}
+
+// ownChain is the chain by itself, whatever the table of shards is.
+func (r *Repo) ownChain(ctx context.Context, read linkReader) (*Chain, error) {
 	head, _, err := r.readHead(ctx)
 	if err != nil {
 		return nil, err
@@ -103,14 +116,7 @@ func (r *Repo) chain(ctx context.Context, read linkReader) (*Chain, error) {
 	if err == nil {
 		err = r.checkSeen(c)
 	}
-	if err == nil {
-		err = r.checkShards(ctx, c)
-	}
-	if err != nil {
-		return nil, err
-	}
-	r.Expect(c.Mark())
-	return c, nil
+	return c, err
 }
 
 // walk reads the links from the newest one down.

@@ -56,11 +56,17 @@ func (m *Moved) apply(l *Link) *Link {
 	if n < 0 {
 		return l
 	}
-	at := *l // links are shared
-	at.moved, at.Lists, at.Packs = true, m.Runs[n].Lists, nil
+	var packs []Ref
 	for _, p := range m.Runs[n].Packs {
-		at.Packs = append(at.Packs, m.Packs[p])
+		packs = append(packs, m.Packs[p])
 	}
+	return l.movedTo(m.Runs[n].Lists, packs)
+}
+
+// movedTo is the link with its chunks elsewhere. Links are shared: l stays as it is.
+func (l *Link) movedTo(lists, packs []Ref) *Link {
+	at := *l
+	at.moved, at.Lists, at.Packs = true, lists, packs
 	return &at
 }
 

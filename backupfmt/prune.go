@@ -236,24 +236,26 @@ func (p *pruner) overtaken(ctx context.Context, c *Chain, err error) error {
 	if cerr != nil || now.Head == c.Head {
 		return err
 	}
-	p.looked, p.plan = false, RepackReport{}
-	if p.re == nil {
+	re := p.re
+	p.startOver()
+	if re == nil {
 		return errStale
 	}
-	token := p.re.token
-	p.re = nil
-	if err := p.r.st.Delete(ctx, folderSessions+token); err != nil { // what it stored is garbage like any other
+	if err := p.r.st.Delete(ctx, folderSessions+re.token); err != nil { // what it stored is garbage like any other
 		return err
 	}
 	return errStale
 }
+
+// startOver forgets the repacking.
+func (p *pruner) startOver() { p.re, p.looked, p.plan = nil, false, RepackReport{} }
 
 // stillOurs takes the session of a repacking out of what is judged. If another prune gave it up meanwhile, its packs may be gone, and the
 // repacking begins anew.
 func (p *pruner) stillOurs(c *Chain, s *surveyed) error {
 	for _, l := range c.Links {
 		if l.Kind == Prune && slices.Contains(l.Aborted, p.re.token) {
-			p.re, p.looked, p.plan = nil, false, RepackReport{}
+			p.startOver()
 			return errStale
 		}
 	}

@@ -203,9 +203,7 @@ func (k *repacker) settle(ctx context.Context, kept []*Link) error {
 			}
 			k.runs[l.Seq] = run
 		}
-		at := *l
-		at.moved, at.Lists, at.Packs = true, run.to, run.packs
-		kept[i] = &at
+		kept[i] = l.movedTo(run.to, run.packs)
 	}
 	return nil
 }

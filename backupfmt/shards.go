@@ -92,17 +92,7 @@ func (r *Repo) checkShards(ctx context.Context, c *Chain) error {
 // the one that is there is taken as it is, whoever wrote it.
 func (r *Repo) AnnounceShards(ctx context.Context, accept bool) shard.Announce {
 	return func(before, after string) error {
-		head, _, err := r.readHead(ctx)
-		if err != nil {
-			return err
-		}
-		c, err := r.walk(ctx, r.fresh, head)
-		if err == nil {
-			err = r.checkSigned(c, head)
-		}
-		if err == nil {
-			err = r.checkSeen(c)
-		}
+		c, err := r.ownChain(ctx, r.fresh)
 		if err == nil && !accept {
 			err = r.checkShards(ctx, c)
 		}

@@ -3,8 +3,8 @@ package backupfmt
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/erlmcp/erlmcp/backupfmt/store"
@@ -40,7 +40,7 @@ type frameUse struct {
 	used    []bool
 }
 
-// survey finds out what the kept backups use.
+// usage finds out what the kept backups use.
 func (r *Repo) usage(ctx context.Context, kept []*Link) (*usage, error) {
 	u := &usage{packs: map[string]*packUse{}}
 	own := map[string]bool{}
@@ -92,7 +92,7 @@ func (r *Repo) packUse(ctx context.Context, ref Ref, l *Link) (*packUse, error) 
 	default:
 		return nil, err
 	}
-	if x == nil || fmt.Sprintf("%x", x.digest[:]) != ref.Digest {
+	if x == nil || hex.EncodeToString(x.digest[:]) != ref.Digest {
 		return nil, nil
 	}
 	p := &packUse{ref: ref, link: l}

@@ -63,11 +63,9 @@ func (s *Service) create(ctx context.Context, o CreateOptions, report Report) (C
 		s.event(Event{Kind: EventLogGap, Job: JobArchive, Message: c.Warning})
 	}
 	s.saw(JobIncremental, c.Index)
-	index, err := remember(ctx, s.o.Store, repo, o.AcceptRollback) // before anybody hears of it
-	if err != nil {
+	if err := s.remember(ctx, repo, o.AcceptRollback); err != nil { // before anybody hears of it
 		return c, err
 	}
-	s.hush(index)
 	s.mu.Lock()
 	s.last = c
 	s.mu.Unlock()

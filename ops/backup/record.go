@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/erlmcp/erlmcp/backupfmt"
 	"github.com/erlmcp/erlmcp/engine"
 )
 
-// tableJobs keeps a JobState per job, as JSON under its name. See docs/format.md.
+// tableJobs keeps a JobState per job, as JSON under its name, and what was seen of repositories (seen.go). See docs/format.md.
 const tableJobs = "backup_jobs"
 
 // load reads what earlier runs, or other nodes, recorded. Once; afterwards this process is the one that writes.
@@ -126,11 +127,16 @@ func (s *Service) keepSeen(ctx context.Context) {
 	if repo == nil {
 		return
 	}
-	index, err := remember(ctx, s.o.Store, repo, false)
-	if err != nil {
+	if err := s.remember(ctx, repo, false); err != nil {
 		s.log.Warn("how far the repository is could not be recorded", "error", err)
 	}
+}
+
+// remember is Remember, and no reason for a backup.
+func (s *Service) remember(ctx context.Context, repo *backupfmt.Repo, accepted bool) error {
+	index, err := remember(ctx, s.o.Store, repo, accepted)
 	s.hush(index)
+	return err
 }
 
 // unchanged reports whether nothing but records was written since a job last saw the store.

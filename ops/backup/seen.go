@@ -18,15 +18,20 @@ func seenRow(r *backupfmt.Repo) []byte { return []byte("seen:" + r.ID().String()
 
 // Recall lets a repository be refused that is older than the store has seen it.
 func Recall(ctx context.Context, s *engine.Store, r *backupfmt.Repo) error {
-	var m backupfmt.Mark
-	err := s.ViewLocal(ctx, func(tx *engine.Tx) (err error) {
-		m, err = seenIn(tx, r)
-		return err
-	})
+	m, err := seenBy(ctx, s, r)
 	if err == nil {
 		r.Expect(m)
 	}
 	return err
+}
+
+// seenBy is the newest link that the store has seen.
+func seenBy(ctx context.Context, s *engine.Store, r *backupfmt.Repo) (m backupfmt.Mark, err error) {
+	err = s.ViewLocal(ctx, func(tx *engine.Tx) (err error) {
+		m, err = seenIn(tx, r)
+		return err
+	})
+	return m, err
 }
 
 func seenIn(tx *engine.Tx, r *backupfmt.Repo) (m backupfmt.Mark, err error) {
@@ -53,11 +58,7 @@ func Remember(ctx context.Context, s *engine.Store, r *backupfmt.Repo, accepted 
 // remember returns the log index of its write, 0 if there was nothing to write.
 func remember(ctx context.Context, s *engine.Store, r *backupfmt.Repo, accepted bool) (uint64, error) {
 	now := r.Seen()
-	var known backupfmt.Mark
-	err := s.ViewLocal(ctx, func(tx *engine.Tx) (err error) {
-		known, err = seenIn(tx, r)
-		return err
-	})
+	known, err := seenBy(ctx, s, r)
 	if err != nil || now == known || now.Seq == 0 || now.Seq <= known.Seq && !accepted {
 		return 0, err
 	}
