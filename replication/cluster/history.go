@@ -21,25 +21,22 @@ var ErrNoHistory = errors.New("cluster: the history has no name yet")
 
 // History is the id of the history that all members share. It needs a quorum. ErrNoHistory before the first leader wrote it.
 func (m *Member) History(ctx context.Context) (id [16]byte, err error) {
-	m.mu.Lock()
-	store, begins := m.store, m.me.Begins
-	m.mu.Unlock()
-	if store == nil || begins {
-		return id, ErrNoHistory
-	}
-	err = store.View(ctx, func(tx *engine.Tx) error { return getHistory(tx, &id) })
-	return id, err
+	return m.history(ctx, (*engine.Store).View)
 }
 
 // HistoryHere is History as this member knows it. It asks nobody: what it returns was the history's id once.
 func (m *Member) HistoryHere(ctx context.Context) (id [16]byte, err error) {
+	return m.history(ctx, (*engine.Store).ViewLocal)
+}
+
+func (m *Member) history(ctx context.Context, view func(*engine.Store, context.Context, func(*engine.Tx) error) error) (id [16]byte, err error) {
 	m.mu.Lock()
 	store, begins := m.store, m.me.Begins
 	m.mu.Unlock()
 	if store == nil || begins {
 		return id, ErrNoHistory
 	}
-	err = store.ViewLocal(ctx, func(tx *engine.Tx) error { return getHistory(tx, &id) })
+	err = view(store, ctx, func(tx *engine.Tx) error { return getHistory(tx, &id) })
 	return id, err
 }
 

@@ -88,9 +88,6 @@ func (n *Node) lifeOf(ctx context.Context, s *engine.Store) (object.ID, error) {
 	return object.ID(id), err
 }
 
-// historyHeader is failover.HistoryHeader.
-const historyHeader = "Erlmcp-History"
-
 // historyName is the history of the cluster as clients are told, so that they notice a server that is no member of theirs any more;
 // "" on a single node, and before there is one. A change of it needs a restart, so it is looked for once.
 func (n *Node) historyName(ctx context.Context) string {

@@ -22,5 +22,5 @@ func TestALostDirectoryDoesNotBeginAnew(t *testing.T) {
 }
 
 func TestServersAndClientsMeanTheSameHeader(t *testing.T) {
-	require.Equal(t, failover.HistoryHeader, historyHeader)
+	require.Equal(t, "Erlmcp-History", failover.HistoryHeader, "clients in other languages read it by this name")
 }

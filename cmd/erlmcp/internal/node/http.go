@@ -14,6 +14,7 @@ import (
 
 	"github.com/erlmcp/erlmcp/cmd/erlmcp/internal/admin"
 	"github.com/erlmcp/erlmcp/config"
+	"github.com/erlmcp/erlmcp/mcp/failover"
 )
 
 // listeners are the open ports of a node.
@@ -168,7 +169,7 @@ func (n *Node) serveMCP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if id := n.historyName(r.Context()); id != "" {
-		w.Header().Set(historyHeader, id)
+		w.Header().Set(failover.HistoryHeader, id)
 	}
 	if r.URL.Path == "/mcp/ws" {
 		p.runtime.WebSocket().ServeHTTP(w, r)
